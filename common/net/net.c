@@ -1,0 +1,236 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Dispatches to the backends and asserts the contract once, before and after each call. */
+#include "common/net/net.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/error.h"
+
+static const fp_net_ops *const backends[] = {&fp_net_verbs, &fp_net_tcp, &fp_net_shm, &fp_net_sim};
+
+static int parse_host_port(const char *text, const char *rest, fp_uri *uri)
+{
+    const char *colon = strrchr(rest, ':');
+    if (!colon || colon == rest)
+        return fp_error(FARPOOL_E_INVAL, "address '%s': expected %s://HOST:PORT", text, uri->scheme);
+    char *end;
+    unsigned long port = strtoul(colon + 1, &end, 10);
+    if (end == colon + 1 || *end || port > 65535 || colon[1] == '-' || colon[1] == '+')
+        return fp_error(FARPOOL_E_INVAL, "address '%s': port must be 0 to 65535", text);
+    size_t len = (size_t)(colon - rest);
+    if (rest[0] == '[' && rest[len - 1] == ']') { /* [v6]:port */
+        rest++;
+        len -= 2;
+    }
+    if (len == 0 || len >= sizeof uri->host)
+        return fp_error(FARPOOL_E_INVAL, "address '%s': host is empty or too long", text);
+    memcpy(uri->host, rest, len);
+    uri->port = (uint16_t)port;
+    return 0;
+}
+
+int fp_uri_parse(const char *text, fp_uri *uri)
+{
+    memset(uri, 0, sizeof *uri);
+    uri->text = text;
+    const char *rest = text ? strstr(text, "://") : NULL;
+    size_t scheme_len = rest ? (size_t)(rest - text) : 0;
+    if (!rest || scheme_len == 0 || scheme_len >= sizeof uri->scheme)
+        return fp_error(FARPOOL_E_INVAL,
+                        "address '%.200s': expected verbs://HOST:PORT, tcp://HOST:PORT or "
+                        "shm:///PATH",
+                        text ? text : "");
+    if (strlen(text) >= FP_NET_URI_MAX)
+        return fp_error(FARPOOL_E_INVAL, "address '%.60s...' is longer than %d bytes", text,
+                        FP_NET_URI_MAX - 1);
+    memcpy(uri->scheme, text, scheme_len);
+    rest += 3;
+    if (!strcmp(uri->scheme, "verbs") || !strcmp(uri->scheme, "tcp"))
+        return parse_host_port(text, rest, uri);
+    if (!strcmp(uri->scheme, "shm") && rest[0] != '/')
+        return fp_error(FARPOOL_E_INVAL, "address '%s': expected shm:///ABSOLUTE/PATH", text);
+    if (!rest[0] || strlen(rest) >= sizeof uri->host)
+        return fp_error(FARPOOL_E_INVAL, "address '%s': path is empty or too long", text);
+    strcpy(uri->host, rest);
+    return 0;
+}
+
+static int parse_for(const char *text, const fp_net_ops *ops, fp_uri *uri)
+{
+    int rc = fp_uri_parse(text, uri);
+    if (rc)
+        return rc;
+    if (strcmp(uri->scheme, ops->scheme) != 0)
+        return fp_error(FARPOOL_E_INVAL, "address '%s' is not for the %s transport in use", text,
+                        ops->scheme);
+    return 0;
+}
+
+int fp_net_open(const char *text, const fp_net_options *options, fp_net **net)
+{
+    fp_uri uri;
+    int rc = fp_uri_parse(text, &uri);
+    if (rc)
+        return rc;
+    fp_net_options defaults = {0};
+    if (options)
+        defaults = *options;
+    if (!defaults.connect_timeout_ms)
+        defaults.connect_timeout_ms = 5000;
+    if (!defaults.ack_timeout)
+        defaults.ack_timeout = 12;
+    for (size_t i = 0; i < sizeof backends / sizeof backends[0]; i++) {
+        if (strcmp(uri.scheme, backends[i]->scheme) != 0)
+            continue;
+        rc = backends[i]->open(&uri, &defaults, net);
+        if (!rc)
+            (*net)->ops = backends[i];
+        return rc;
+    }
+    return fp_error(FARPOOL_E_INVAL, "address '%s': unknown transport '%s' (verbs, tcp, shm)", text,
+                    uri.scheme);
+}
+
+void fp_net_close(fp_net *net)
+{
+    if (net)
+        net->ops->close(net);
+}
+
+const char *fp_net_scheme(const fp_net *net) { return net->ops->scheme; }
+
+int fp_net_register(fp_net *net, const fp_mem *mem, unsigned access, fp_mr **mr)
+{
+    FP_ASSERT(mem->addr && mem->len);
+    int rc = net->ops->mr_open(net, mem, access, mr);
+    if (rc)
+        return rc;
+    (*mr)->net = net;
+    (*mr)->mem = *mem;
+    (*mr)->access = access;
+    return 0;
+}
+
+void fp_net_unregister(fp_mr *mr)
+{
+    if (mr)
+        mr->net->ops->mr_close(mr);
+}
+
+fp_rkey fp_net_rkey(const fp_mr *mr) { return mr->rkey; }
+
+int fp_net_poller_open(fp_net *net, fp_poller **poller)
+{
+    int rc = net->ops->poller_open(net, poller);
+    if (!rc)
+        (*poller)->net = net;
+    return rc;
+}
+
+void fp_net_poller_close(fp_poller *poller)
+{
+    if (poller)
+        poller->net->ops->poller_close(poller);
+}
+
+int fp_net_poller_fd(fp_poller *poller) { return poller->net->ops->poller_fd(poller); }
+
+int fp_net_listen(fp_poller *poller, const char *text, fp_listener **listener)
+{
+    fp_uri uri;
+    int rc = parse_for(text, poller->net->ops, &uri);
+    if (!rc)
+        rc = poller->net->ops->listen(poller, &uri, listener);
+    if (!rc)
+        (*listener)->poller = poller;
+    return rc;
+}
+
+const char *fp_net_listener_uri(const fp_listener *listener) { return listener->uri; }
+
+void fp_net_listener_close(fp_listener *listener)
+{
+    if (listener)
+        listener->poller->net->ops->listener_close(listener);
+}
+
+int fp_net_connect(fp_poller *poller, const char *text, fp_conn **conn)
+{
+    fp_uri uri;
+    int rc = parse_for(text, poller->net->ops, &uri);
+    if (!rc)
+        rc = poller->net->ops->connect(poller, &uri, conn);
+    if (!rc)
+        (*conn)->poller = poller;
+    return rc;
+}
+
+void fp_net_conn_close(fp_conn *conn)
+{
+    if (conn)
+        conn->poller->net->ops->conn_close(conn);
+}
+
+const char *fp_net_conn_peer(const fp_conn *conn) { return conn->peer; }
+const char *fp_net_conn_reason(const fp_conn *conn) { return conn->reason; }
+void fp_net_conn_set_user(fp_conn *conn, void *user) { conn->user = user; }
+void *fp_net_conn_user(const fp_conn *conn) { return conn->user; }
+
+int fp_net_share(fp_conn *conn, fp_mr *mr)
+{
+    FP_ASSERT(mr->net == conn->poller->net);
+    if (conn->status)
+        return fp_error(FARPOOL_E_CLOSED, "%s: connection is closed: %s", conn->peer, conn->reason);
+    return conn->poller->net->ops->share(conn, mr);
+}
+
+static void check_op(const fp_conn *conn, const fp_net_op *op)
+{
+    FP_ASSERT(op->sge_count <= FP_NET_SGE_MAX);
+    size_t total = 0;
+    for (uint32_t i = 0; i < op->sge_count; i++) {
+        const fp_sge *sge = &op->sge[i];
+        total += sge->len;
+        if (op->kind == FP_NET_SEND || (op->flags & FP_NET_INLINE))
+            continue;
+        FP_ASSERT(sge->mr && sge->mr->net == conn->poller->net);
+        FP_ASSERT((char *)sge->addr >= (char *)sge->mr->mem.addr &&
+                  (char *)sge->addr + sge->len <= (char *)sge->mr->mem.addr + sge->mr->mem.len);
+    }
+    FP_ASSERT(op->kind != FP_NET_SEND || total <= FP_NET_MESSAGE_MAX);
+    FP_ASSERT(!(op->flags & FP_NET_INLINE) ||
+              (op->kind != FP_NET_READ && total <= FP_NET_INLINE_MAX));
+}
+
+int fp_net_post(fp_conn *conn, const fp_net_op *ops, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        check_op(conn, &ops[i]);
+    if (conn->status)
+        return fp_error(FARPOOL_E_CLOSED, "%s: connection is closed: %s", conn->peer, conn->reason);
+    if (conn->inflight + count > FP_NET_DEPTH_MAX)
+        return fp_error(FARPOOL_E_BUSY, "%s: more than %d operations in flight", conn->peer,
+                        FP_NET_DEPTH_MAX);
+    int rc = conn->poller->net->ops->post(conn, ops, count);
+    if (!rc)
+        conn->inflight += (uint32_t)count;
+    return rc;
+}
+
+int fp_net_poll(fp_poller *poller, fp_net_event *events, int max, int timeout_ms)
+{
+    int n = poller->net->ops->poll(poller, events, max, timeout_ms);
+    FP_ASSERT(n <= max);
+    for (int i = 0; i < n; i++) {
+        fp_conn *conn = events[i].conn;
+        if (events[i].kind == FP_NET_DONE) {
+            FP_ASSERT(conn->inflight > 0);
+            conn->inflight--;
+        } else if (events[i].kind == FP_NET_CLOSED) {
+            FP_ASSERT(conn->inflight == 0 && conn->status); /* N1, N5 */
+        }
+    }
+    return n;
+}

@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Control messages between compute and memory nodes: one SEND each, little-endian, described in
+ * docs/protocol.md. Encoding and decoding are here and nowhere else. Decoders trust nothing: a bad
+ * magic, version, type, length, count or text is E_PROTO with a sentence, never undefined behaviour.
+ */
+#ifndef FP_COMMON_WIRE_H
+#define FP_COMMON_WIRE_H
+
+#include "common/net/net.h"
+
+enum {
+    FP_WIRE_VERSION = 1,
+    FP_WIRE_EXTENTS_MAX = 500, /* in one FP_MSG_EXTENTS; ask again with first > 0 for more */
+    FP_WIRE_TEXT_MAX = 255,
+};
+
+enum fp_msg_type {
+    FP_MSG_HELLO = 1, /* first on every connection, from the client: name */
+    FP_MSG_HELLO_OK,  /* boot_id, name of the node */
+    FP_MSG_GRANT,     /* partition, epoch, bytes: give the partition a slab under this epoch. Known under
+                         a lower epoch: those connections are cut off and the slab passes on. Known
+                         under this or a higher one: E_FENCED */
+    FP_MSG_ATTACH,    /* partition, epoch, first: another connection of the current owner, or the next
+                         part of a long list of extents. Another epoch: E_FENCED */
+    FP_MSG_EXTENTS,   /* answers GRANT and ATTACH: partition, epoch, total, first, extent_bytes, extents;
+                         the extents were shared (fp_net_share) with this connection before */
+    FP_MSG_RELEASE,   /* partition, epoch: give the slab back */
+    FP_MSG_RELEASE_OK,
+    FP_MSG_USAGE, /* no body */
+    FP_MSG_USAGE_OK,
+    FP_MSG_ERROR, /* answers any request: code, text */
+};
+
+typedef struct fp_msg {
+    enum fp_msg_type type;
+    uint32_t request; /* chosen by the client, repeated in the answer */
+    uint64_t partition, epoch;
+    uint64_t bytes;
+    uint64_t boot_id; /* random, new at each start of a memory node */
+    uint32_t total, first, count;
+    uint64_t extent_bytes; /* a power of two of slots: fp_slot_bytes(0) << n */
+    fp_rkey extents[FP_WIRE_EXTENTS_MAX];
+    struct { /* USAGE_OK */
+        uint64_t bytes_total, bytes_granted;
+        uint64_t partitions, connections;
+        uint64_t cpu_ns;          /* CPU time of the node's process so far */
+        uint64_t data_bytes;      /* page bytes that the node's CPU moved (tcp emulation); 0 on verbs, shm */
+    } usage;
+    int32_t code;
+    char text[FP_WIRE_TEXT_MAX + 1]; /* name of HELLO and HELLO_OK, sentence of ERROR */
+} fp_msg;
+
+/* Returns the length written; capacity must be FP_NET_MESSAGE_MAX. */
+size_t fp_wire_encode(const fp_msg *msg, void *buffer, size_t capacity);
+int fp_wire_decode(const void *buffer, size_t len, fp_msg *msg) FARPOOL_MUST_CHECK;
+
+/* ---- slots ----------------------------------------------------------------------------------- */
+/*
+ * A slab is a list of extents, an extent is 2^n slot units of FP_SLOT_UNIT_BYTES. A page of 2^k units
+ * rests in 2^k consecutive slot units, its header first, the page right behind it. Slot number =
+ * extent * (slot units per extent) + unit.
+ */
+enum { FP_SLOT_HEADER_BYTES = 64, FP_SLOT_UNIT_BYTES = 4096 + FP_SLOT_HEADER_BYTES };
+
+#define FP_SLOT_MAGIC 0x746f6c5370466631ull /* "1ffpSlot" */
+
+/* On the wire and in the slab: little-endian, no padding. crc covers the page, then the header's bytes
+ * before crc. */
+typedef struct fp_slot_header {
+    uint64_t magic;
+    uint64_t partition;
+    uint64_t pid;
+    uint64_t epoch;
+    uint64_t lsn;
+    uint32_t order;
+    uint32_t crc;
+    uint8_t zero[16];
+} fp_slot_header;
+
+_Static_assert(sizeof(fp_slot_header) == FP_SLOT_HEADER_BYTES, "slot header");
+
+#endif

@@ -1,0 +1,316 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * farpool: a buffer manager whose pages live in other machines' memory.
+ *
+ * The only installed header. A program opens a pool (the local cache), opens partitions in it (page
+ * spaces whose pages rest in the DRAM of memory nodes), and then fixes, reads and changes pages.
+ *
+ * Conventions
+ *   - A function that can fail returns 0 or a negative FARPOOL_E_* code; farpool_errmsg() then holds
+ *     a sentence for people about the last failure of the calling thread.
+ *   - Every function may be called from any thread unless its comment says otherwise.
+ *   - Sizes are bytes, times are nanoseconds, unless the name says otherwise.
+ *   - The library starts no threads, imposes no allocator and blocks no signals. The first pool with
+ *     mapping "vm" installs one handler for SIGBUS and SIGSEGV; faults that are not the library's own
+ *     are passed on to the handler that was installed before.
+ */
+#ifndef FARPOOL_H
+#define FARPOOL_H
+
+#include <setjmp.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define FARPOOL_VERSION_MAJOR 0
+#define FARPOOL_VERSION_MINOR 1
+#define FARPOOL_VERSION_PATCH 0
+
+#define FARPOOL_API __attribute__((visibility("default")))
+#define FARPOOL_MUST_CHECK __attribute__((warn_unused_result))
+
+/* ---- errors ---------------------------------------------------------------------------------- */
+
+/* code name, value, text. The list is the one source of codes, names and texts. */
+#define FARPOOL_ERRORS(X)                                                                          \
+    X(OK, 0, "success")                                                                            \
+    X(E_INVAL, -1, "invalid argument")                                                             \
+    X(E_NOMEM, -2, "out of memory")                                                                \
+    X(E_SYS, -3, "a system call failed")                                                           \
+    X(E_NODE, -4, "a memory node cannot be reached")                                               \
+    X(E_PROTO, -5, "the peer does not speak this protocol")                                        \
+    X(E_REFUSED, -6, "the peer refused the request")                                               \
+    X(E_FENCED, -7, "the epoch is no longer current")                                              \
+    X(E_ACCESS, -8, "remote memory access denied")                                                 \
+    X(E_CORRUPT, -9, "a checksum or header does not match")                                        \
+    X(E_NOSPACE, -10, "no space left in the slab or page space")                                   \
+    X(E_POOL_FULL, -11, "every frame of the pool is in use")                                       \
+    X(E_NOTFOUND, -12, "not found")                                                                \
+    X(E_EXISTS, -13, "exists already")                                                             \
+    X(E_RETRY, -14, "the optimistic read was overtaken by a writer")                               \
+    X(E_TIMEOUT, -15, "timed out")                                                                 \
+    X(E_CLOSED, -16, "the connection is closed")                                                   \
+    X(E_BUSY, -17, "in use")                                                                       \
+    X(E_UNSUPPORTED, -18, "not supported on this machine or by this build")                        \
+    X(E_TOO_BIG, -19, "too large")
+
+enum farpool_error {
+#define FARPOOL_ERROR_ENUM(name, value, text) FARPOOL_##name = value,
+    FARPOOL_ERRORS(FARPOOL_ERROR_ENUM)
+#undef FARPOOL_ERROR_ENUM
+};
+
+/* The fixed text of a code; "unknown error" for any other number. Never NULL. Static storage. */
+FARPOOL_API const char *farpool_strerror(int code);
+
+/* What the calling thread's last failed call tried, on what, and what to do about it. Never NULL;
+ * valid until the thread's next failing farpool call. */
+FARPOOL_API const char *farpool_errmsg(void);
+
+/* ---- pools ----------------------------------------------------------------------------------- */
+
+#define FARPOOL_UNIT_BYTES 4096u  /* pages are 2^order units of this size */
+#define FARPOOL_ORDER_MAX 10u     /* largest page: 4 MiB */
+#define FARPOOL_PID_NONE UINT64_MAX
+
+typedef struct farpool_pool farpool_pool;
+typedef struct farpool_partition farpool_partition;
+typedef uint64_t farpool_pid; /* number of a page's first unit in its partition */
+
+enum farpool_mapping {
+    FARPOOL_MAPPING_AUTO,   /* the fastest one here: frames */
+    FARPOOL_MAPPING_FRAMES, /* one arena of frames; addresses are valid only while fixed */
+    FARPOOL_MAPPING_VM,     /* address = base + pid * 4096, by userfaultfd (Linux 5.11 and later) */
+};
+
+typedef struct farpool_pool_options {
+    size_t struct_size;           /* set by farpool_pool_options_init */
+    size_t pool_bytes;            /* local memory for pages; at least 1 MiB. Default 64 MiB */
+    enum farpool_mapping mapping; /* default FARPOOL_MAPPING_AUTO */
+    unsigned eviction_batch;      /* pages evicted at a time, 1 to 512; 0 (default): chosen */
+    const char *name;             /* for messages and statistics; copied. Default "pool" */
+} farpool_pool_options;
+
+FARPOOL_API void farpool_pool_options_init(farpool_pool_options *options);
+
+/* Opens a pool. *pool is the caller's until farpool_pool_close. Errors: E_INVAL, E_NOMEM, E_SYS,
+ * E_UNSUPPORTED. */
+FARPOOL_API int farpool_pool_open(const farpool_pool_options *options,
+                                  farpool_pool **pool) FARPOOL_MUST_CHECK;
+
+/* Closes a pool. All its partitions must be closed (else E_BUSY, and nothing happens) and no other
+ * thread may be using it. */
+FARPOOL_API int farpool_pool_close(farpool_pool *pool);
+
+/* ---- partitions ------------------------------------------------------------------------------ */
+
+typedef struct farpool_partition_options {
+    size_t struct_size;          /* set by farpool_partition_options_init */
+    uint64_t id;                 /* cluster-wide number of the partition, not 0. Default 1 */
+    uint64_t epoch;              /* fencing token: higher than any earlier owner's. Default 1 */
+    uint64_t space_bytes;        /* size of the page space (addresses only). Default 64 GiB */
+    uint64_t slab_bytes;         /* memory asked for, over all memory nodes. Default 256 MiB */
+    const char *const *memnodes; /* URIs: verbs://HOST:PORT, tcp://HOST:PORT, shm:///PATH */
+    size_t memnode_count;        /* at least 1, at most 16 */
+    unsigned timeout_ms;         /* for connecting and control requests. Default 5000 */
+} farpool_partition_options;
+
+FARPOOL_API void farpool_partition_options_init(farpool_partition_options *options);
+
+/* Opens a partition, empty, on the memory nodes named. A memory node that knows the partition under
+ * a lower epoch cuts that owner's connections off; under the same or a higher one it refuses
+ * (E_FENCED). Errors: E_INVAL, E_NODE, E_REFUSED, E_FENCED, E_PROTO, E_NOSPACE, E_NOMEM, E_SYS. */
+FARPOOL_API int farpool_partition_open(farpool_pool *pool, const farpool_partition_options *options,
+                                       farpool_partition **partition) FARPOOL_MUST_CHECK;
+
+/* Drops all pages of the partition and gives its slabs back. No page may be fixed and no other
+ * thread may be using the partition. The handle is gone also when an error is returned (a memory
+ * node that could not be told). */
+FARPOOL_API int farpool_partition_close(farpool_partition *partition);
+
+/* ---- pages: allocate, fix, read -------------------------------------------------------------- */
+/*
+ * A fixed page is latched and stays where it is until unfixed. Latches are not recursive and belong
+ * to the calling thread. A thread that fixes several pages must do so in an order that all threads
+ * share (a tree: root to leaf); the library detects no deadlocks.
+ */
+
+enum farpool_latch {
+    FARPOOL_SHARED,    /* up to 250 readers at once */
+    FARPOOL_EXCLUSIVE, /* one writer; the page counts as changed */
+};
+
+/* Allocates a page of 2^order units, zeroed and fixed exclusively. E_NOSPACE when slab or page space
+ * are full, E_POOL_FULL when every frame is fixed. */
+FARPOOL_API int farpool_page_alloc(farpool_partition *partition, unsigned order, farpool_pid *pid,
+                                   void **page) FARPOOL_MUST_CHECK;
+
+/* Frees a page that the calling thread has fixed exclusively; that also unfixes it. */
+FARPOOL_API void farpool_page_free(farpool_partition *partition, farpool_pid pid);
+
+/* Fixes a page, faulting it from its memory node if it is not here. *page is valid until unfixed.
+ * E_NOTFOUND: no such page. E_NODE, E_ACCESS, E_FENCED: its memory node cannot give it. E_CORRUPT:
+ * what arrived is not that page. E_POOL_FULL. */
+FARPOOL_API int farpool_fix(farpool_partition *partition, farpool_pid pid, enum farpool_latch latch,
+                            void **page) FARPOOL_MUST_CHECK;
+FARPOOL_API void farpool_unfix(farpool_partition *partition, farpool_pid pid,
+                               enum farpool_latch latch);
+
+/* Size of an allocated page as its order; the caller has it fixed or may be told an old value. */
+FARPOOL_API unsigned farpool_page_order(farpool_partition *partition, farpool_pid pid);
+
+/* ---- optimistic reads ------------------------------------------------------------------------ */
+/*
+ * A read without a latch: farpool_read_begin waits for writers, faults the page in and returns its
+ * address and version; the caller reads whatever it wants, which may be garbage if a writer or an
+ * eviction came between, so it must not follow pointers or trust lengths without bounds until
+ * farpool_read_check says 0. (Optimistic lock coupling: Leis, Haubenschild, Neumann, IEEE Data Eng.
+ * Bulletin 2019.)
+ *
+ * With mapping "vm" the page may vanish while it is being read. So every optimistic read stands in a
+ * section: when a read hits a page that is gone, control goes back to farpool_section_enter, which
+ * then returns non-zero for a second time, as sigsetjmp does; the section has then been left.
+ *
+ *     farpool_section section;
+ *     do {
+ *         if (farpool_section_enter(&section)) continue;   // overtaken: the section was left
+ *         rc = read_something_optimistically(...);         // a function of its own, no latches held
+ *         farpool_section_leave(&section);
+ *     } while (rc == FARPOOL_E_RETRY);
+ *
+ * As with setjmp, locals of the function that enters which are changed inside the section must be
+ * volatile, and it must not return before leaving. The thread may hold no latch, lock or memory it
+ * would lose by jumping. Sections of one thread do not nest. (The loop above must set rc to
+ * FARPOOL_E_RETRY before entering.)
+ */
+typedef struct farpool_section {
+    sigjmp_buf env;
+} farpool_section;
+
+FARPOOL_API void farpool_section_arm(farpool_section *section); /* use farpool_section_enter */
+FARPOOL_API void farpool_section_leave(farpool_section *section);
+#define farpool_section_enter(section)                                                             \
+    (sigsetjmp((section)->env, 0) ? 1 : (farpool_section_arm(section), 0))
+
+/* Starts reading a page. *page may be read, with the care described above, inside a section;
+ * *version is for the two functions below. Errors as farpool_fix. */
+FARPOOL_API int farpool_read_begin(farpool_partition *partition, farpool_pid pid, const void **page,
+                                   uint64_t *version) FARPOOL_MUST_CHECK;
+
+/* 0: everything read since farpool_read_begin is true; E_RETRY: throw it away. */
+FARPOOL_API int farpool_read_check(farpool_partition *partition, farpool_pid pid,
+                                   uint64_t version) FARPOOL_MUST_CHECK;
+
+/* Turns an optimistic read into an exclusive fix at the same address if nothing has changed, else
+ * E_RETRY. The section must be left before the page is changed. */
+FARPOOL_API int farpool_read_upgrade(farpool_partition *partition, farpool_pid pid,
+                                     uint64_t version, void **page) FARPOOL_MUST_CHECK;
+
+/* Starts fetching those of the pages which are not here, all READs in flight at once, and returns
+ * without waiting for them. A hint: pages that cannot be fetched now are left out, and errors come
+ * from the later fix. Never call with a page latched that another thread may be evicting for (i.e.
+ * hold no latches). */
+FARPOOL_API void farpool_prefetch(farpool_partition *partition, const farpool_pid *pids,
+                                  size_t count);
+
+/* ---- statistics ------------------------------------------------------------------------------ */
+
+#define FARPOOL_LATENCY_BUCKETS 256
+
+/* Log-linear: bucket b < 8 holds b ns; after that 8 buckets for each power of two. */
+typedef struct farpool_latency {
+    uint64_t count;
+    uint64_t sum_ns;
+    uint64_t max_ns;
+    uint64_t buckets[FARPOOL_LATENCY_BUCKETS];
+} farpool_latency;
+
+typedef struct farpool_stats {
+    size_t struct_size;      /* set by farpool_stats_get */
+    uint64_t frames;         /* frames of 4 KiB in the pool */
+    uint64_t frames_used;    /* frames that hold a page now */
+    uint64_t hits;           /* fixes and optimistic reads that found their page here */
+    uint64_t misses;         /* ... that had to fault it (prefetched pages are not misses) */
+    uint64_t prefetched;     /* pages fetched by farpool_prefetch */
+    uint64_t evictions;      /* pages dropped from the pool */
+    uint64_t written_back;   /* dirty pages written to their slots */
+    uint64_t bytes_read;     /* from memory nodes, slot headers included */
+    uint64_t bytes_written;  /* to memory nodes, slot headers included */
+    uint64_t fault_errors;   /* faults that ended in an error */
+    uint64_t restarts;       /* optimistic sections restarted because their page vanished */
+    uint64_t latch_waits;    /* times that a thread slept for a latch */
+    uint64_t metadata_bytes; /* page words, frame table and free maps, as touched so far */
+    farpool_latency fault;   /* from the miss to the page's being usable */
+} farpool_stats;
+
+/* Sums the counters of all threads; they may be a little behind for threads that are running. */
+FARPOOL_API void farpool_stats_get(farpool_pool *pool, farpool_stats *stats);
+
+/* The latency in ns below which the fraction q (0 to 1) of the samples lie; 0 without samples. */
+FARPOOL_API uint64_t farpool_latency_quantile(const farpool_latency *latency, double q);
+
+/* ---- B+-tree --------------------------------------------------------------------------------- */
+/*
+ * Variable-length keys ordered by memcmp, then by length; variable-length values. Built on the
+ * functions above and nothing else. All functions may be called by many threads at once.
+ * Keys: 1 to FARPOOL_KEY_MAX bytes. Values: 0 to FARPOOL_VALUE_MAX bytes; those that would not leave
+ * room for four records in a node go to pages of their own.
+ */
+#define FARPOOL_KEY_MAX 512u
+#define FARPOOL_VALUE_MAX ((FARPOOL_UNIT_BYTES << FARPOOL_ORDER_MAX) - 64u)
+
+typedef struct farpool_btree farpool_btree;
+
+typedef struct farpool_slice {
+    const void *data;
+    size_t len;
+} farpool_slice;
+
+/* Creates an empty tree; *root names it for farpool_btree_open and never changes. */
+FARPOOL_API int farpool_btree_create(farpool_partition *partition, farpool_pid *root,
+                                     farpool_btree **tree) FARPOOL_MUST_CHECK;
+FARPOOL_API int farpool_btree_open(farpool_partition *partition, farpool_pid root,
+                                   farpool_btree **tree) FARPOOL_MUST_CHECK;
+/* Frees the handle, not the pages. No other thread may be using it. */
+FARPOOL_API void farpool_btree_close(farpool_btree *tree);
+
+/* E_EXISTS if the key is there. E_TOO_BIG, E_NOSPACE. */
+FARPOOL_API int farpool_btree_insert(farpool_btree *tree, farpool_slice key,
+                                     farpool_slice value) FARPOOL_MUST_CHECK;
+/* Replaces the value; E_NOTFOUND if the key is not there. */
+FARPOOL_API int farpool_btree_update(farpool_btree *tree, farpool_slice key,
+                                     farpool_slice value) FARPOOL_MUST_CHECK;
+/* Inserts or replaces. */
+FARPOOL_API int farpool_btree_put(farpool_btree *tree, farpool_slice key,
+                                  farpool_slice value) FARPOOL_MUST_CHECK;
+FARPOOL_API int farpool_btree_delete(farpool_btree *tree, farpool_slice key) FARPOOL_MUST_CHECK;
+
+/* Copies the value to buffer and its length to *len. If it is longer than capacity: E_TOO_BIG, *len
+ * tells the length and the buffer's content is undefined. E_NOTFOUND. */
+FARPOOL_API int farpool_btree_lookup(farpool_btree *tree, farpool_slice key, void *buffer,
+                                     size_t capacity, size_t *len) FARPOOL_MUST_CHECK;
+
+/* Called for each record in order; key and value are valid during the call only. It may not change
+ * the tree. Return 0 to go on, anything else to end the scan. */
+typedef int (*farpool_scan_fn)(void *arg, farpool_slice key, farpool_slice value);
+
+/* Visits the records from the first with key >= from (forward) or the last with key <= from
+ * (backward); from.data == NULL means from the end. Each leaf is seen as it was at one moment; the
+ * whole scan is not a snapshot. Returns 0 at the end, or when fn ended it. */
+FARPOOL_API int farpool_btree_scan(farpool_btree *tree, farpool_slice from, int backward,
+                                   farpool_scan_fn fn, void *arg) FARPOOL_MUST_CHECK;
+
+/* Fills an empty tree from a source in ascending key order, leaves filled to fill_percent (50 to
+ * 100). next() puts the next record to *key and *value (valid until its next call) and returns 1, 0
+ * at the end, or a negative code which ends the load. Keys out of order: E_INVAL. */
+typedef int (*farpool_bulk_fn)(void *arg, farpool_slice *key, farpool_slice *value);
+FARPOOL_API int farpool_btree_bulk_load(farpool_btree *tree, farpool_bulk_fn next, void *arg,
+                                        unsigned fill_percent) FARPOOL_MUST_CHECK;
+
+#ifdef __cplusplus
+}
+#endif
+#endif
