@@ -126,9 +126,9 @@ FARPOOL_API void farpool_partition_options_init(farpool_partition_options *optio
 FARPOOL_API int farpool_partition_open(farpool_pool *pool, const farpool_partition_options *options,
                                        farpool_partition **partition) FARPOOL_MUST_CHECK;
 
-/* Drops all pages of the partition and gives its slabs back. No page may be fixed and no other
- * thread may be using the partition. The handle is gone also when an error is returned (a memory
- * node that could not be told). */
+/* Drops all pages of the partition and gives its slabs back. No other thread may be using it. E_BUSY: a
+ * page is still fixed (its pages are gone, but the handle is kept). With any other error the handle is
+ * gone, and a memory node could not be told: it keeps its share until a higher epoch comes. */
 FARPOOL_API int farpool_partition_close(farpool_partition *partition);
 
 /* ---- pages: allocate, fix, read -------------------------------------------------------------- */

@@ -1,0 +1,259 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Clock with second chance (Corbató, 1968), in batches, because dropping and writing pages one by one
+ * is what makes eviction dear. A thread that finds no free frame does one batch itself:
+ *
+ *   1. pick     The hand moves over a stretch of frames. A page not touched since the last pass (MARKED)
+ *               is a candidate, any other unlatched page is marked. After PATIENCE stretches without
+ *               enough candidates unmarked pages do as well: a pool of which every page was just
+ *               touched must not cost whoever comes first a walk over all of it.
+ *   2. write    Dirty candidates are latched SHARED and written to their slots, all at once. Readers go
+ *               on; a writer waits. A write that fails leaves its page dirty and in the pool.
+ *   3. latch    Clean candidates are latched EXCLUSIVE, by trying. Whoever came first keeps the page.
+ *   4. drop     The mapping takes them away, all at once; the words go to EVICTED.
+ *
+ * A crash of this process loses nothing that the slab has. Several threads evict at the same time, on
+ * different stretches. The frame table is only a hint: what counts is the entry under its latch.
+ */
+#include "compute/evict.h"
+
+#include <sched.h>
+
+#include "common/error.h"
+#include "compute/frames.h"
+#include "compute/io.h"
+#include "compute/mapping.h"
+#include "compute/remote.h"
+
+enum {
+    STRETCH = 64,       /* frames looked at in one go */
+    PATIENCE = 16,      /* stretches before unmarked pages are taken too */
+    WRITES_MAX = 24,    /* dirty pages written at once; below FP_IO_MAX - FP_PREFETCH_MAX */
+    GIVE_UP_LAPS = 64,  /* of the whole pool without one page that can leave */
+    CLOSE_TRIES = 100000,
+};
+
+typedef struct candidate {
+    farpool_partition *partition;
+    farpool_pid pid;
+    fp_entry *entry;
+} candidate;
+
+/* The page that the frame table names, if its partition is still open. Partitions_lock is read-held. */
+static bool page_in_frame(farpool_pool *pool, uint64_t frame, candidate *page)
+{
+    uint64_t owner = atomic_load_explicit(&pool->owners[frame], memory_order_relaxed);
+    if (!owner)
+        return false;
+    page->partition = pool->partitions[(owner >> 48) - 1];
+    page->pid = owner & ((1ull << 48) - 1);
+    if (!page->partition || page->pid >= page->partition->units)
+        return false;
+    page->entry = &page->partition->entries[page->pid];
+    __builtin_prefetch(page->entry, 1);
+    return true;
+}
+
+/* Phase 1 over [start, start + STRETCH). */
+static unsigned pick(farpool_pool *pool, uint64_t start, bool any, candidate *out)
+{
+    candidate seen[STRETCH];
+    unsigned n = 0, picked = 0;
+    for (uint64_t f = start; f < start + STRETCH; f++)
+        n += page_in_frame(pool, f % pool->frame_count, &seen[n]);
+    for (unsigned i = 0; i < n; i++) {
+        uint64_t word = fp_word_load(seen[i].entry);
+        unsigned state = fp_word_state(word);
+        if (state == FP_UNLOCKED && !any)
+            fp_word_cas(seen[i].entry, &word, fp_word_with_state(word, FP_MARKED));
+        else if (state == FP_MARKED || state == FP_UNLOCKED)
+            out[picked++] = seen[i];
+    }
+    return picked;
+}
+
+static bool latch_shared(fp_entry *entry)
+{
+    uint64_t word = fp_word_load(entry);
+    unsigned state = fp_word_state(word);
+    return (word & FP_WORD_DIRTY) && (state == FP_MARKED || state == FP_UNLOCKED) &&
+           fp_word_cas(entry, &word, fp_word_with_state(word, FP_SHARED_MIN));
+}
+
+/* Starts writing a page that we have latched SHARED. */
+static fp_io *start_write(fp_thread *thread, const candidate *page, int *error)
+{
+    farpool_pool *pool = thread->pool;
+    unsigned order = fp_word_order(fp_word_load(page->entry));
+    uint32_t frame = atomic_load_explicit(&page->entry->frame, memory_order_relaxed);
+    void *source;
+    int rc = pool->mapping->write_source(page->partition, page->pid, order, frame, &source);
+    if (rc) {
+        *error = rc;
+        fp_shared_leave(page->entry);
+        return NULL;
+    }
+    fp_io *io = fp_io_take(thread, FP_IO_WRITE, page->partition, page->pid, order, frame);
+    io->page = source;
+    fp_io_seal(io);
+    return io;
+}
+
+/* Phase 2: writes the dirty ones among the candidates; they are clean afterwards or were left alone. */
+static void write_back(fp_thread *thread, const candidate *pages, unsigned count, int *error)
+{
+    farpool_pool *pool = thread->pool;
+    fp_io *ios[WRITES_MAX];
+    unsigned n = 0;
+    for (unsigned i = 0; i < count && n < WRITES_MAX; i++) {
+        if (!latch_shared(pages[i].entry))
+            continue;
+        ios[n] = start_write(thread, &pages[i], error);
+        n += ios[n] != NULL;
+    }
+    fp_remote_post(thread, ios, n);
+    for (unsigned i = 0; i < n; i++) {
+        fp_io_wait(thread, ios[i]);
+        fp_entry *entry = &ios[i]->partition->entries[ios[i]->pid];
+        pool->mapping->unland(pool, ios[i]->page, ios[i]->order);
+        if (ios[i]->status) {
+            *error = ios[i]->status;
+        } else {
+            atomic_fetch_and_explicit(&entry->word, ~FP_WORD_DIRTY, memory_order_relaxed); /* W4 */
+            fp_count(&thread->count.written_back, 1);
+            fp_count(&thread->count.bytes_written,
+                     FP_SLOT_HEADER_BYTES + ((uint64_t)FARPOOL_UNIT_BYTES << ios[i]->order));
+        }
+        fp_io_put(thread, ios[i]);
+        fp_shared_leave(entry);
+    }
+}
+
+/* Phases 3 and 4. Returns how many frames became free. */
+static unsigned drop(fp_thread *thread, const candidate *pages, unsigned count, bool discard)
+{
+    farpool_pool *pool = thread->pool;
+    fp_dropped dropped[STRETCH];
+    unsigned n = 0, frames = 0;
+    for (unsigned i = 0; i < count; i++) {
+        uint64_t word = fp_word_load(pages[i].entry);
+        if (((word & FP_WORD_DIRTY) && !discard) || !fp_word_try_exclusive(pages[i].entry, word))
+            continue;
+        dropped[n++] = (fp_dropped){
+            .partition = pages[i].partition,
+            .pid = pages[i].pid,
+            .order = fp_word_order(word),
+            .frame = atomic_load_explicit(&pages[i].entry->frame, memory_order_relaxed),
+        };
+    }
+    if (!n)
+        return 0;
+    pool->mapping->drop(pool, dropped, n);
+    for (unsigned i = 0; i < n; i++) {
+        atomic_store_explicit(&pool->owners[dropped[i].frame], 0, memory_order_relaxed);
+        fp_entry_leave(&dropped[i].partition->entries[dropped[i].pid],
+                       discard ? FP_FREE : FP_EVICTED, 0, discard ? FP_WORD_DIRTY : 0);
+        fp_frames_put(thread, dropped[i].frame, dropped[i].order);
+        frames += 1u << dropped[i].order;
+    }
+    fp_count(&thread->count.evictions, n);
+    return frames;
+}
+
+/* One stretch through all phases. Returns how many frames became free. */
+static unsigned evict_stretch(fp_thread *thread, uint64_t start, bool any, int *error)
+{
+    candidate pages[STRETCH];
+    pthread_rwlock_rdlock(&thread->pool->partitions_lock);
+    unsigned n = pick(thread->pool, start, any, pages);
+    unsigned dirty = 0;
+    for (unsigned i = 0; i < n; i++)
+        dirty += (fp_word_load(pages[i].entry) & FP_WORD_DIRTY) != 0;
+    if (dirty)
+        write_back(thread, pages, n, error);
+    unsigned freed = drop(thread, pages, n, false);
+    pthread_rwlock_unlock(&thread->pool->partitions_lock);
+    return freed;
+}
+
+/* Single frames: move the clock until a batch is free. */
+static unsigned evict_batch(fp_thread *thread, int *error)
+{
+    farpool_pool *pool = thread->pool;
+    unsigned freed = 0;
+    for (unsigned i = 0; i < 2 * PATIENCE && freed < pool->batch; i++) {
+        uint64_t start = atomic_fetch_add_explicit(&pool->hand, STRETCH, memory_order_relaxed);
+        freed += evict_stretch(thread, start % pool->frame_count, i >= PATIENCE, error);
+    }
+    return freed;
+}
+
+/* A run: empty the aligned region at the hand of everything that can leave. */
+static void evict_region(fp_thread *thread, unsigned order, int *error)
+{
+    farpool_pool *pool = thread->pool;
+    uint64_t size = 1ull << order;
+    uint64_t regions = pool->frame_count >> order;
+    uint64_t hand = atomic_fetch_add_explicit(&pool->hand, size, memory_order_relaxed);
+    uint64_t region = hand / size % regions * size;
+    fp_frames_flush(thread);
+    for (uint64_t f = region; f < region + size; f += STRETCH) {
+        evict_stretch(thread, f, true, error);
+        if (order < 6)
+            break; /* one stretch covers it */
+    }
+    fp_frames_flush(thread);
+}
+
+int fp_evict_take(fp_thread *thread, unsigned order, uint32_t *frame)
+{
+    farpool_pool *pool = thread->pool;
+    if (fp_frames_take(thread, order, frame))
+        return 0;
+    if (pool->frame_count >> order == 0)
+        return fp_error(FARPOOL_E_POOL_FULL, "pool %s: a page of %u bytes in a pool of %llu frames",
+                        pool->name, FARPOOL_UNIT_BYTES << order,
+                        (unsigned long long)pool->frame_count);
+    uint64_t step = order ? 1ull << order : 2ull * PATIENCE * STRETCH;
+    uint64_t tries = GIVE_UP_LAPS * (pool->frame_count / step + 1);
+    int error = 0;
+    for (uint64_t i = 0; i < tries; i++) {
+        if (order)
+            evict_region(thread, order, &error);
+        else
+            evict_batch(thread, &error);
+        if (fp_frames_take(thread, order, frame))
+            return 0;
+        if (error && i > tries / GIVE_UP_LAPS)
+            return error; /* a lap, and what is dirty can't be written: its message is set */
+        if (thread->prefetching)
+            fp_io_progress(thread, 1);
+        else
+            sched_yield();
+    }
+    return fp_error(FARPOOL_E_POOL_FULL, "pool %s: no run of %llu among %llu frames can be freed: "
+                    "fix fewer pages at a time or make the pool larger",
+                    pool->name, 1ull << order, (unsigned long long)pool->frame_count);
+}
+
+int fp_evict_partition(fp_thread *thread, farpool_partition *partition)
+{
+    farpool_pool *pool = thread->pool;
+    for (uint64_t f = 0; f < pool->frame_count; f++) {
+        candidate page;
+        if (!page_in_frame(pool, f, &page) || page.partition != partition)
+            continue;
+        /* Another thread's eviction may hold it for a moment; a fixed page stays. */
+        unsigned tries = 0;
+        while (atomic_load_explicit(&pool->owners[f], memory_order_relaxed) ==
+                   fp_owner(partition, page.pid) &&
+               !drop(thread, &page, 1, true)) {
+            if (++tries == CLOSE_TRIES)
+                return fp_error(FARPOOL_E_BUSY,
+                                "closing partition %llu: page %llu is still fixed",
+                                (unsigned long long)partition->id, (unsigned long long)page.pid);
+            sched_yield();
+        }
+    }
+    return 0;
+}

@@ -1,0 +1,16 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Replacement: which pages leave the pool. Called by whoever owns the thread (fp_thread.busy), with at
+ * most the latch of the page that needs room held: eviction only ever tries latches. */
+#ifndef FP_COMPUTE_EVICT_H
+#define FP_COMPUTE_EVICT_H
+
+#include "compute/pool.h"
+
+/* A free run of 2^order frames, evicting a batch of other pages for it if need be. E_POOL_FULL: all
+ * are fixed. E_NODE and the like: dirty pages are in the way and can't be written back. */
+int fp_evict_take(fp_thread *thread, unsigned order, uint32_t *frame) FARPOOL_MUST_CHECK;
+
+/* Takes all pages of a partition out of the pool without writing them back. E_BUSY: one is fixed. */
+int fp_evict_partition(fp_thread *thread, farpool_partition *partition) FARPOOL_MUST_CHECK;
+
+#endif

@@ -1,0 +1,159 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A fault. The caller holds the page's entry exclusively, so of many threads that miss a page one
+ * fetches it and the others wait in the parking lot.
+ *
+ *   1. a frame        from the thread's own stock, or by evicting a batch (evict.c)
+ *   2. the READ       slot header and page in one scattered READ from the page's slot, straight into
+ *                     the frame (or into staging, mapping vm)
+ *   3. the arrival    header and checksum verified, page made readable, frame noted
+ *
+ * If any of these fails, the frame goes back, the entry becomes EVICTED again, and the caller gets the
+ * error; those who waited find the page evicted and try for themselves.
+ *
+ * Prefetches are the same with step 3 done by whoever polls next: the thread itself at its next miss,
+ * or any thread that finds it must wait for such a page (fp_fault_help), so that a thread which computes
+ * for long after a prefetch holds nobody up.
+ */
+#include "compute/fault.h"
+
+#include "common/clock.h"
+#include "common/error.h"
+#include "compute/evict.h"
+#include "compute/frames.h"
+#include "compute/io.h"
+#include "compute/latency.h"
+#include "compute/mapping.h"
+#include "compute/parking.h"
+#include "compute/remote.h"
+#include "compute/thread.h"
+
+enum { SPINS = 200, SLEEP_US = 50000, SLEEP_US_PREFETCH = 100, POST_MAX = 32 };
+
+static void abandon(fp_thread *thread, fp_io *io, fp_entry *entry)
+{
+    fp_frames_put(thread, io->frame, io->order);
+    fp_io_put(thread, io);
+    fp_entry_leave(entry, FP_EVICTED, 0, 0);
+}
+
+/* Steps 1 and the beginning of 2. On error the entry is EVICTED again. */
+static int prepare(fp_thread *thread, enum fp_io_kind kind, farpool_partition *partition,
+                   farpool_pid pid, fp_io **io_out)
+{
+    fp_entry *entry = &partition->entries[pid];
+    unsigned order = fp_word_order(atomic_load_explicit(&entry->word, memory_order_relaxed));
+    uint32_t frame;
+    int rc = fp_evict_take(thread, order, &frame);
+    if (rc) {
+        fp_entry_leave(entry, FP_EVICTED, 0, 0);
+        return rc;
+    }
+    fp_io *io = fp_io_take(thread, kind, partition, pid, order, frame);
+    rc = thread->pool->mapping->land(thread->pool, frame, order, &io->page);
+    if (rc) {
+        abandon(thread, io, entry);
+        return rc;
+    }
+    *io_out = io;
+    return 0;
+}
+
+static int fetch(fp_thread *thread, farpool_partition *partition, farpool_pid pid)
+{
+    fp_io *io;
+    int rc = prepare(thread, FP_IO_FAULT, partition, pid, &io);
+    if (rc)
+        return rc;
+    fp_remote_post(thread, &io, 1);
+    fp_io_wait(thread, io);
+    rc = fp_io_arrive(io);
+    if (rc) {
+        abandon(thread, io, &partition->entries[pid]);
+        return rc;
+    }
+    fp_count(&thread->count.bytes_read,
+             FP_SLOT_HEADER_BYTES + ((uint64_t)FARPOOL_UNIT_BYTES << io->order));
+    fp_io_put(thread, io);
+    return 0;
+}
+
+int fp_fault(farpool_partition *partition, farpool_pid pid)
+{
+    fp_thread *thread = fp_thread_get(partition->pool);
+    if (!thread) {
+        fp_entry_leave(&partition->entries[pid], FP_EVICTED, 0, 0);
+        return FARPOOL_E_BUSY;
+    }
+    uint64_t start = fp_now_ns();
+    fp_thread_own(thread);
+    int rc = fetch(thread, partition, pid);
+    fp_thread_disown(thread);
+    if (rc)
+        fp_count(&thread->count.fault_errors, 1);
+    else
+        fp_latency_add(&thread->count, fp_now_ns() - start);
+    return rc;
+}
+
+void fp_fault_help(farpool_pool *pool)
+{
+    for (unsigned i = 0; i < FP_THREADS_MAX; i++) {
+        fp_thread *thread = atomic_load_explicit(&pool->threads[i], memory_order_acquire);
+        if (!thread)
+            break; /* they are filled in order */
+        if (!fp_thread_try_own(thread))
+            continue; /* whoever has it is polling */
+        if (thread->prefetching)
+            fp_io_progress(thread, 0);
+        fp_thread_disown(thread);
+    }
+}
+
+void fp_latch_wait(farpool_partition *partition, fp_entry *entry, uint64_t word, unsigned *spins)
+{
+    if ((*spins)++ < SPINS) {
+        __builtin_ia32_pause();
+        return;
+    }
+    farpool_pool *pool = partition->pool;
+    bool prefetches = atomic_load_explicit(&pool->prefetches, memory_order_relaxed) > 0;
+    if (prefetches) {
+        fp_fault_help(pool);
+        if (fp_word_state(fp_word_load(entry)) != fp_word_state(word))
+            return;
+    }
+    fp_thread *thread = fp_thread_get(pool);
+    if (thread)
+        fp_count(&thread->count.latch_waits, 1);
+    fp_park(entry, word, prefetches ? SLEEP_US_PREFETCH : SLEEP_US);
+}
+
+void farpool_prefetch(farpool_partition *partition, const farpool_pid *pids, size_t count)
+{
+    farpool_pool *pool = partition->pool;
+    fp_thread *thread = fp_thread_get(pool);
+    if (!thread)
+        return;
+    fp_io *ios[POST_MAX];
+    unsigned n = 0;
+    fp_thread_own(thread);
+    fp_io_progress(thread, 0);
+    for (size_t i = 0; i < count && thread->prefetching < FP_PREFETCH_MAX; i++) {
+        if (pids[i] >= partition->units || thread->prefetching >= pool->frame_count / 4)
+            continue;
+        fp_entry *entry = &partition->entries[pids[i]];
+        uint64_t word = fp_word_load(entry);
+        if (fp_word_state(word) != FP_EVICTED ||
+            !fp_word_cas(entry, &word, fp_word_with_state(word, FP_EXCLUSIVE)))
+            continue;
+        if (prepare(thread, FP_IO_PREFETCH, partition, pids[i], &ios[n]))
+            break;
+        if (++n == POST_MAX) {
+            fp_remote_post(thread, ios, n);
+            n = 0;
+        }
+    }
+    fp_remote_post(thread, ios, n);
+    fp_thread_disown(thread);
+}

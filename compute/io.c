@@ -1,0 +1,163 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "compute/io.h"
+
+#include <string.h>
+
+#include "common/crc.h"
+#include "common/error.h"
+#include "compute/frames.h"
+#include "compute/mapping.h"
+#include "compute/parking.h"
+#include "compute/remote.h"
+
+void fp_entry_leave(fp_entry *entry, unsigned state, uint64_t set_flags, uint64_t clear_flags)
+{
+    /* Only the waiters bit can change under us (W1), so this load is as good as the exchange's. */
+    uint64_t word = atomic_load_explicit(&entry->word, memory_order_relaxed);
+    FP_ASSERT(fp_word_state(word) == FP_EXCLUSIVE);
+    uint64_t next = (fp_word_next(word, state) | set_flags) & ~clear_flags;
+    uint64_t old = atomic_exchange_explicit(&entry->word, next, memory_order_acq_rel);
+    if (__builtin_expect((old & FP_WORD_WAITERS) != 0, 0))
+        fp_unpark(entry);
+}
+
+void fp_shared_leave(fp_entry *entry)
+{
+    uint64_t word = atomic_load_explicit(&entry->word, memory_order_relaxed);
+    uint64_t next;
+    do {
+        unsigned state = fp_word_state(word);
+        FP_ASSERT(state >= FP_SHARED_MIN && state <= FP_SHARED_MAX);
+        next = fp_word_with_state(word, state - 1);
+        if (state == FP_SHARED_MIN)
+            next &= ~FP_WORD_WAITERS;
+    } while (!fp_word_cas(entry, &word, next));
+    if ((word & FP_WORD_WAITERS) && !(next & FP_WORD_WAITERS))
+        fp_unpark(entry);
+}
+
+fp_io *fp_io_take(fp_thread *thread, enum fp_io_kind kind, farpool_partition *partition,
+                  farpool_pid pid, unsigned order, uint32_t frame)
+{
+    while (!thread->free_io_count) {
+        FP_ASSERT(thread->prefetching); /* faults and writes of the past have been put back */
+        fp_io_progress(thread, 100);
+    }
+    fp_io *io = thread->free_ios[--thread->free_io_count];
+    io->kind = kind;
+    io->done = false;
+    io->status = 0;
+    io->order = order;
+    io->frame = frame;
+    io->partition = partition;
+    io->pid = pid;
+    io->page = NULL;
+    if (kind == FP_IO_PREFETCH) {
+        thread->prefetching++;
+        atomic_fetch_add_explicit(&thread->pool->prefetches, 1, memory_order_relaxed);
+    }
+    return io;
+}
+
+void fp_io_put(fp_thread *thread, fp_io *io)
+{
+    if (io->kind == FP_IO_PREFETCH) {
+        thread->prefetching--;
+        atomic_fetch_sub_explicit(&thread->pool->prefetches, 1, memory_order_relaxed);
+    }
+    thread->free_ios[thread->free_io_count++] = io;
+}
+
+static uint32_t checksum(const fp_io *io)
+{
+    uint32_t crc = fp_crc32c(0, io->page, (size_t)FARPOOL_UNIT_BYTES << io->order);
+    return fp_crc32c(crc, io->header, offsetof(fp_slot_header, crc));
+}
+
+void fp_io_seal(fp_io *io)
+{
+    *io->header = (fp_slot_header){
+        .magic = FP_SLOT_MAGIC,
+        .partition = io->partition->id,
+        .pid = io->pid,
+        .epoch = io->partition->epoch,
+        .order = io->order,
+    };
+    io->header->crc = checksum(io);
+}
+
+static int verify(const fp_io *io)
+{
+    const fp_slot_header *header = io->header;
+    const char *what = NULL;
+    if (header->magic != FP_SLOT_MAGIC)
+        what = "no page was ever written there";
+    else if (header->partition != io->partition->id || header->pid != io->pid)
+        what = "the slot holds another page";
+    else if (header->epoch != io->partition->epoch)
+        what = "the slot was written under another epoch";
+    else if (header->order != io->order)
+        what = "the slot holds a page of another size";
+    else if (header->crc != checksum(io))
+        what = "its checksum does not match";
+    if (!what)
+        return 0;
+    uint32_t slot =
+        atomic_load_explicit(&io->partition->entries[io->pid].slot, memory_order_relaxed);
+    const fp_extent *extent = &io->partition->extents[slot >> io->partition->extent_shift];
+    return fp_error(FARPOOL_E_CORRUPT, "page %llu of partition %llu, slot %u on memory node %s: %s",
+                    (unsigned long long)io->pid, (unsigned long long)io->partition->id, slot,
+                    io->partition->pool->nodes[extent->node].uri, what);
+}
+
+int fp_io_arrive(fp_io *io)
+{
+    farpool_partition *partition = io->partition;
+    farpool_pool *pool = partition->pool;
+    int rc = io->status ? io->status : verify(io);
+    if (rc) {
+        pool->mapping->unland(pool, io->page, io->order);
+        return rc;
+    }
+    rc = pool->mapping->install(partition, io->pid, io->order, io->page);
+    if (rc)
+        return rc;
+    atomic_store_explicit(&partition->entries[io->pid].frame, io->frame, memory_order_relaxed);
+    atomic_store_explicit(&pool->owners[io->frame], fp_owner(partition, io->pid),
+                          memory_order_relaxed);
+    return 0;
+}
+
+static void finish_prefetch(fp_thread *thread, fp_io *io)
+{
+    fp_entry *entry = &io->partition->entries[io->pid];
+    if (fp_io_arrive(io)) {
+        fp_frames_put(thread, io->frame, io->order);
+        fp_entry_leave(entry, FP_EVICTED, 0, 0);
+    } else {
+        fp_count(&thread->count.prefetched, 1);
+        fp_count(&thread->count.bytes_read,
+                 FP_SLOT_HEADER_BYTES + ((uint64_t)FARPOOL_UNIT_BYTES << io->order));
+        fp_entry_leave(entry, FP_UNLOCKED, 0, 0);
+    }
+    fp_io_put(thread, io);
+}
+
+void fp_io_progress(fp_thread *thread, int timeout_ms)
+{
+    if (!thread->completed)
+        fp_remote_poll(thread, timeout_ms);
+    while (thread->completed) {
+        fp_io *io = thread->completed;
+        thread->completed = io->next;
+        if (io->kind == FP_IO_PREFETCH)
+            finish_prefetch(thread, io);
+    }
+}
+
+void fp_io_wait(fp_thread *thread, fp_io *io)
+{
+    /* Also when it is done already: its name must leave the list before it is used again. */
+    while (!io->done || thread->completed)
+        fp_io_progress(thread, 100);
+}

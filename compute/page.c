@@ -1,0 +1,264 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Fixing, reading, allocating and freeing pages: the page word's transitions (W1..W8, page_word.h). */
+#include "common/error.h"
+#include "compute/evict.h"
+#include "compute/fault.h"
+#include "compute/frames.h"
+#include "compute/io.h"
+#include "compute/mapping.h"
+#include "compute/parking.h"
+#include "compute/thread.h"
+
+static int no_such_page(const farpool_partition *partition, farpool_pid pid)
+{
+    return fp_error(FARPOOL_E_NOTFOUND, "partition %llu has no page %llu",
+                    (unsigned long long)partition->id, (unsigned long long)pid);
+}
+
+static inline void count_hit(farpool_partition *partition)
+{
+    fp_thread *thread = fp_thread_get(partition->pool);
+    if (__builtin_expect(thread != NULL, 1))
+        fp_count(&thread->count.hits, 1);
+}
+
+/* Tries to fault an evicted page; E_RETRY if another thread was faster. On success it is EXCLUSIVE. */
+static int fault_in(farpool_partition *partition, farpool_pid pid, fp_entry *entry, uint64_t word)
+{
+    if (!fp_word_cas(entry, &word, fp_word_with_state(word, FP_EXCLUSIVE)))
+        return FARPOOL_E_RETRY;
+    int rc = fp_fault(partition, pid);
+    if (!rc) {
+        fp_thread *thread = fp_thread_get(partition->pool);
+        fp_count(&thread->count.misses, 1);
+    }
+    return rc;
+}
+
+static int fix_exclusive(farpool_partition *partition, farpool_pid pid, fp_entry *entry)
+{
+    unsigned spins = 0;
+    for (;;) {
+        uint64_t word = fp_word_load(entry);
+        unsigned state = fp_word_state(word);
+        if (state == FP_UNLOCKED || state == FP_MARKED) {
+            if (fp_word_try_exclusive(entry, word)) {
+                count_hit(partition);
+                return 0;
+            }
+        } else if (state == FP_EVICTED) {
+            int rc = fault_in(partition, pid, entry, word);
+            if (rc != FARPOOL_E_RETRY)
+                return rc;
+        } else if (state == FP_FREE) {
+            return no_such_page(partition, pid);
+        } else {
+            fp_latch_wait(partition, entry, word, &spins);
+        }
+    }
+}
+
+static int fix_shared(farpool_partition *partition, farpool_pid pid, fp_entry *entry)
+{
+    unsigned spins = 0;
+    for (;;) {
+        uint64_t word = fp_word_load(entry);
+        unsigned state = fp_word_state(word);
+        if (fp_word_readable(word) && state < FP_SHARED_MAX) {
+            unsigned next = state < FP_SHARED_MIN ? FP_SHARED_MIN : state + 1;
+            if (fp_word_cas(entry, &word, fp_word_with_state(word, next))) {
+                count_hit(partition);
+                return 0;
+            }
+        } else if (state == FP_EVICTED) {
+            int rc = fault_in(partition, pid, entry, word);
+            if (!rc)
+                fp_entry_leave(entry, FP_SHARED_MIN, 0, 0);
+            if (rc != FARPOOL_E_RETRY)
+                return rc;
+        } else if (state == FP_FREE) {
+            return no_such_page(partition, pid);
+        } else {
+            fp_latch_wait(partition, entry, word, &spins);
+        }
+    }
+}
+
+int farpool_fix(farpool_partition *partition, farpool_pid pid, enum farpool_latch latch,
+                void **page)
+{
+    if (__builtin_expect(pid >= partition->units, 0))
+        return no_such_page(partition, pid);
+    fp_entry *entry = &partition->entries[pid];
+    int rc = latch == FARPOOL_EXCLUSIVE ? fix_exclusive(partition, pid, entry)
+                                        : fix_shared(partition, pid, entry);
+    if (!rc)
+        *page = fp_page_addr(partition, pid, entry);
+    return rc;
+}
+
+void farpool_unfix(farpool_partition *partition, farpool_pid pid, enum farpool_latch latch)
+{
+    fp_entry *entry = &partition->entries[pid];
+    if (latch == FARPOOL_EXCLUSIVE)
+        fp_entry_leave(entry, FP_UNLOCKED, FP_WORD_DIRTY, 0);
+    else
+        fp_shared_leave(entry);
+}
+
+unsigned farpool_page_order(farpool_partition *partition, farpool_pid pid)
+{
+    return pid < partition->units ? fp_word_order(fp_word_load(&partition->entries[pid])) : 0;
+}
+
+/* ---- optimistic reads ------------------------------------------------------------------------ */
+
+int farpool_read_begin(farpool_partition *partition, farpool_pid pid, const void **page,
+                       uint64_t *version)
+{
+    if (__builtin_expect(pid >= partition->units, 0))
+        return no_such_page(partition, pid);
+    fp_entry *entry = &partition->entries[pid];
+    unsigned spins = 0;
+    for (;;) {
+        uint64_t word = fp_word_load(entry);
+        unsigned state = fp_word_state(word);
+        if (__builtin_expect(state >= FP_UNLOCKED && state <= FP_SHARED_MAX, 1)) {
+            *page = fp_page_addr(partition, pid, entry);
+            *version = word & FP_WORD_VERSION;
+            count_hit(partition);
+            return 0;
+        }
+        if (state == FP_MARKED) {
+            fp_word_cas(entry, &word, fp_word_with_state(word, FP_UNLOCKED)); /* W6 */
+        } else if (state == FP_EVICTED) {
+            int rc = fault_in(partition, pid, entry, word);
+            if (!rc) {
+                *page = fp_page_addr(partition, pid, entry);
+                *version = (fp_word_load(entry) + 1) & FP_WORD_VERSION;
+                fp_entry_leave(entry, FP_UNLOCKED, 0, 0);
+            }
+            if (rc != FARPOOL_E_RETRY)
+                return rc;
+        } else if (state == FP_FREE) {
+            return no_such_page(partition, pid);
+        } else {
+            fp_latch_wait(partition, entry, word, &spins);
+        }
+    }
+}
+
+/* W3: what was read before must not be taken from after this look. */
+static inline uint64_t second_look(fp_entry *entry)
+{
+#if defined(__SANITIZE_THREAD__)
+    return atomic_fetch_add_explicit(&entry->word, 0, memory_order_acq_rel);
+#else
+    atomic_thread_fence(memory_order_acquire);
+    return atomic_load_explicit(&entry->word, memory_order_relaxed);
+#endif
+}
+
+int farpool_read_check(farpool_partition *partition, farpool_pid pid, uint64_t version)
+{
+    uint64_t word = second_look(&partition->entries[pid]);
+    return fp_word_readable(word) && (word & FP_WORD_VERSION) == version ? 0 : FARPOOL_E_RETRY;
+}
+
+int farpool_read_upgrade(farpool_partition *partition, farpool_pid pid, uint64_t version,
+                         void **page)
+{
+    fp_entry *entry = &partition->entries[pid];
+    uint64_t word = second_look(entry);
+    if ((word & FP_WORD_VERSION) != version || !fp_word_try_exclusive(entry, word))
+        return FARPOOL_E_RETRY;
+    *page = fp_page_addr(partition, pid, entry);
+    return 0;
+}
+
+/* ---- allocating and freeing ------------------------------------------------------------------ */
+
+/* Frame and bytes for a new page whose entry is EXCLUSIVE; it stays so on error. */
+static int furnish(farpool_partition *partition, farpool_pid pid, unsigned order)
+{
+    farpool_pool *pool = partition->pool;
+    fp_thread *thread = fp_thread_get(pool);
+    if (!thread)
+        return FARPOOL_E_BUSY;
+    uint32_t frame;
+    fp_thread_own(thread);
+    int rc = fp_evict_take(thread, order, &frame);
+    if (!rc) {
+        rc = pool->mapping->zero(partition, pid, order, frame);
+        if (rc)
+            fp_frames_put(thread, frame, order);
+    }
+    fp_thread_disown(thread);
+    if (rc)
+        return rc;
+    atomic_store_explicit(&partition->entries[pid].frame, frame, memory_order_relaxed);
+    atomic_store_explicit(&pool->owners[frame], fp_owner(partition, pid), memory_order_relaxed);
+    return 0;
+}
+
+int farpool_page_alloc(farpool_partition *partition, unsigned order, farpool_pid *pid, void **page)
+{
+    if (order > partition->order_max)
+        return fp_error(FARPOOL_E_TOO_BIG,
+                        "page order %u: the largest here is %u (memory node's extent size)", order,
+                        partition->order_max);
+    uint64_t slot = fp_units_alloc(&partition->slots, order);
+    if (slot == FP_UNIT_NONE)
+        return fp_error(FARPOOL_E_NOSPACE, "partition %llu: its slab of %llu slots is full",
+                        (unsigned long long)partition->id,
+                        (unsigned long long)partition->slots.total);
+    uint64_t first = fp_units_alloc(&partition->pids, order);
+    int rc;
+    if (first == FP_UNIT_NONE) {
+        rc = fp_error(FARPOOL_E_NOSPACE, "partition %llu: its page space of %llu units is full",
+                      (unsigned long long)partition->id, (unsigned long long)partition->units);
+        goto err_after_slot;
+    }
+    fp_entry *entry = &partition->entries[first];
+    uint64_t word = fp_word_load(entry);
+    FP_ASSERT(fp_word_state(word) == FP_FREE);
+    /* The version goes on where the last page of this pid left it. Nobody else writes a FREE word, but
+     * a reader with a stale pid may look at it. */
+    word = fp_word_with_state((word & FP_WORD_VERSION) | (uint64_t)order << FP_WORD_ORDER_SHIFT,
+                              FP_EXCLUSIVE);
+    atomic_store_explicit(&entry->word, word, memory_order_release);
+    atomic_store_explicit(&entry->slot, (uint32_t)slot, memory_order_relaxed);
+    rc = furnish(partition, first, order);
+    if (rc)
+        goto err_after_entry;
+    *pid = first;
+    *page = fp_page_addr(partition, first, entry);
+    return 0;
+err_after_entry:
+    fp_entry_leave(entry, FP_FREE, 0, 0);
+    fp_units_free(&partition->pids, first, order);
+err_after_slot:
+    fp_units_free(&partition->slots, slot, order);
+    return rc;
+}
+
+void farpool_page_free(farpool_partition *partition, farpool_pid pid)
+{
+    farpool_pool *pool = partition->pool;
+    fp_entry *entry = &partition->entries[pid];
+    uint64_t word = fp_word_load(entry);
+    FP_ASSERT(fp_word_state(word) == FP_EXCLUSIVE);
+    fp_dropped page = {
+        .partition = partition,
+        .pid = pid,
+        .order = fp_word_order(word),
+        .frame = atomic_load_explicit(&entry->frame, memory_order_relaxed),
+    };
+    uint32_t slot = atomic_load_explicit(&entry->slot, memory_order_relaxed);
+    pool->mapping->drop(pool, &page, 1);
+    atomic_store_explicit(&pool->owners[page.frame], 0, memory_order_relaxed);
+    fp_units_free(&pool->frames, page.frame, page.order);
+    fp_entry_leave(entry, FP_FREE, 0, FP_WORD_DIRTY);
+    fp_units_free(&partition->slots, slot, page.order);
+    fp_units_free(&partition->pids, pid, page.order);
+}

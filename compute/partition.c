@@ -1,0 +1,257 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Opening and closing partitions. Opening asks every memory node for its share of the slab (GRANT), cuts
+ * the extents granted into pieces that just hold the largest page, and deals them out node by node, so
+ * that neighbouring slots lie on different nodes and load spreads from the first page on.
+ *
+ * If a node refuses, the shares granted so far are given back. If this process dies, memory nodes keep
+ * the slabs until the partition is opened under a higher epoch.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/error.h"
+#include "common/mem.h"
+#include "compute/evict.h"
+#include "compute/fault.h"
+#include "compute/io.h"
+#include "compute/mapping.h"
+#include "compute/remote.h"
+#include "compute/thread.h"
+
+enum { NODES_MAX = sizeof((farpool_partition *)0)->nodes / sizeof(unsigned) };
+
+/* What one node granted. */
+typedef struct share {
+    fp_rkey *extents;
+    uint32_t count;
+    uint64_t extent_bytes;
+} share;
+
+void farpool_partition_options_init(farpool_partition_options *options)
+{
+    *options = (farpool_partition_options){
+        .struct_size = sizeof *options,
+        .id = 1,
+        .epoch = 1,
+        .space_bytes = 64ull << 30,
+        .slab_bytes = 256ull << 20,
+        .timeout_ms = 5000,
+    };
+}
+
+static int check_options(const farpool_partition_options *options)
+{
+    if (!options || options->struct_size != sizeof *options)
+        return fp_error(FARPOOL_E_INVAL,
+                        "partition options: call farpool_partition_options_init first (or the "
+                        "program was compiled for another version of farpool.h)");
+    if (!options->id || !options->epoch)
+        return fp_error(FARPOOL_E_INVAL, "partition id and epoch must not be 0");
+    if (!options->memnode_count || options->memnode_count > NODES_MAX || !options->memnodes)
+        return fp_error(FARPOOL_E_INVAL, "partition %llu: %zu memory nodes; must be 1 to %d",
+                        (unsigned long long)options->id, options->memnode_count, (int)NODES_MAX);
+    for (size_t i = 0; i < options->memnode_count; i++)
+        for (size_t k = 0; k < i; k++)
+            if (!strcmp(options->memnodes[i], options->memnodes[k]))
+                return fp_error(FARPOOL_E_INVAL, "partition %llu: memory node %s is named twice",
+                                (unsigned long long)options->id, options->memnodes[i]);
+    if (options->space_bytes < FARPOOL_UNIT_BYTES || options->space_bytes > 1ull << 44)
+        return fp_error(FARPOOL_E_INVAL, "space_bytes %llu: must be 4 KiB to 16 TiB",
+                        (unsigned long long)options->space_bytes);
+    if (!options->slab_bytes || !options->timeout_ms)
+        return fp_error(FARPOOL_E_INVAL, "slab_bytes and timeout_ms must not be 0");
+    return 0;
+}
+
+static int grant_shares(fp_thread *thread, farpool_partition *partition,
+                        const farpool_partition_options *options, share *shares)
+{
+    uint64_t bytes = (options->slab_bytes + options->memnode_count - 1) / options->memnode_count;
+    for (size_t i = 0; i < options->memnode_count; i++) {
+        unsigned node;
+        int rc = fp_remote_node(partition->pool, options->memnodes[i], options->timeout_ms, &node);
+        if (!rc)
+            rc = fp_remote_grant(thread, partition, node, bytes, &shares[i].extents,
+                                 &shares[i].count, &shares[i].extent_bytes);
+        if (rc)
+            return rc;
+        partition->nodes[partition->node_count++] = node;
+        uint64_t units = shares[i].extent_bytes / FP_SLOT_UNIT_BYTES;
+        if (!units || (units & (units - 1)) || shares[i].extent_bytes % FP_SLOT_UNIT_BYTES)
+            return fp_error(FARPOOL_E_PROTO, "memory node %s: extents of %llu bytes are no power "
+                            "of two of slots", options->memnodes[i],
+                            (unsigned long long)shares[i].extent_bytes);
+        unsigned shift = (unsigned)__builtin_ctzll(units);
+        if (shift < partition->extent_shift)
+            partition->extent_shift = shift;
+    }
+    return 0;
+}
+
+/* Cuts the shares into extents of 2^extent_shift slots and deals them out node by node. */
+static int deal_extents(farpool_partition *partition, const share *shares)
+{
+    uint64_t piece = (uint64_t)FP_SLOT_UNIT_BYTES << partition->extent_shift;
+    uint64_t total = 0, most = 0;
+    for (unsigned i = 0; i < partition->node_count; i++) {
+        uint64_t pieces = shares[i].count * (shares[i].extent_bytes / piece);
+        total += pieces;
+        most = pieces > most ? pieces : most;
+    }
+    if (total << partition->extent_shift > UINT32_MAX)
+        return fp_error(FARPOOL_E_TOO_BIG, "partition %llu: more than 2^32 slots",
+                        (unsigned long long)partition->id);
+    partition->extents = calloc(total, sizeof *partition->extents);
+    if (!partition->extents)
+        return fp_error(FARPOOL_E_NOMEM, "partition %llu: no memory for its list of extents",
+                        (unsigned long long)partition->id);
+    for (uint64_t p = 0; p < most; p++) {
+        for (unsigned i = 0; i < partition->node_count; i++) {
+            uint64_t per_extent = shares[i].extent_bytes / piece;
+            if (p >= shares[i].count * per_extent)
+                continue;
+            const fp_rkey *extent = &shares[i].extents[p / per_extent];
+            partition->extents[partition->extent_count++] = (fp_extent){
+                .key = extent->key,
+                .addr = extent->addr + p % per_extent * piece,
+                .node = partition->nodes[i],
+            };
+        }
+    }
+    return fp_units_open(&partition->slots, total << partition->extent_shift);
+}
+
+static void release_shares(fp_thread *thread, farpool_partition *partition, int *rc)
+{
+    for (unsigned i = 0; i < partition->node_count; i++) {
+        int failed = fp_remote_release(thread, partition, partition->nodes[i]);
+        if (failed && !*rc)
+            *rc = failed;
+    }
+}
+
+static int open_slab(farpool_partition *partition, const farpool_partition_options *options)
+{
+    share shares[NODES_MAX] = {0};
+    fp_thread *thread = fp_thread_get(partition->pool);
+    if (!thread)
+        return FARPOOL_E_BUSY;
+    partition->extent_shift = FARPOOL_ORDER_MAX;
+    fp_thread_own(thread);
+    int rc = grant_shares(thread, partition, options, shares);
+    if (!rc)
+        rc = deal_extents(partition, shares);
+    if (rc) {
+        char message[512];
+        int first = rc;
+        strncpy(message, farpool_errmsg(), sizeof message - 1);
+        message[sizeof message - 1] = 0;
+        release_shares(thread, partition, &rc);
+        rc = fp_error(first, "%s", message); /* what went wrong first is what matters */
+    }
+    fp_thread_disown(thread);
+    for (unsigned i = 0; i < NODES_MAX; i++)
+        free(shares[i].extents);
+    partition->order_max = partition->extent_shift;
+    return rc;
+}
+
+static int take_index(farpool_pool *pool, farpool_partition *partition)
+{
+    int rc = fp_error(FARPOOL_E_BUSY, "pool %s has %d partitions open already", pool->name,
+                      FP_PARTITIONS_MAX);
+    pthread_rwlock_wrlock(&pool->partitions_lock);
+    for (unsigned i = 0; i < FP_PARTITIONS_MAX && rc; i++) {
+        if (pool->partitions[i])
+            continue;
+        pool->partitions[i] = partition;
+        partition->index = i;
+        partition->serial = ++pool->next_partition_serial;
+        rc = 0;
+    }
+    pthread_rwlock_unlock(&pool->partitions_lock);
+    return rc;
+}
+
+static void give_index_back(farpool_partition *partition)
+{
+    farpool_pool *pool = partition->pool;
+    pthread_rwlock_wrlock(&pool->partitions_lock);
+    pool->partitions[partition->index] = NULL;
+    pthread_rwlock_unlock(&pool->partitions_lock);
+}
+
+int farpool_partition_open(farpool_pool *pool, const farpool_partition_options *options,
+                           farpool_partition **out)
+{
+    int rc = check_options(options);
+    if (rc)
+        return rc;
+    farpool_partition *partition = calloc(1, sizeof *partition);
+    if (!partition)
+        return fp_error(FARPOOL_E_NOMEM, "opening a partition: no memory for its structure");
+    partition->pool = pool;
+    partition->id = options->id;
+    partition->epoch = options->epoch;
+    partition->timeout_ms = options->timeout_ms;
+    partition->units = options->space_bytes / FARPOOL_UNIT_BYTES;
+    rc = fp_mem_open(partition->units * sizeof(fp_entry), FP_MEM_RESERVE, -1,
+                     &partition->entries_mem);
+    if (rc)
+        goto err_after_partition;
+    partition->entries = partition->entries_mem.addr;
+    rc = fp_units_open(&partition->pids, partition->units);
+    if (rc)
+        goto err_after_entries;
+    rc = pool->mapping->partition_open(partition);
+    if (rc)
+        goto err_after_pids;
+    rc = take_index(pool, partition);
+    if (rc)
+        goto err_after_mapping;
+    rc = open_slab(partition, options);
+    if (rc)
+        goto err_after_index;
+    *out = partition;
+    return 0;
+err_after_index:
+    free(partition->extents);
+    give_index_back(partition);
+err_after_mapping:
+    pool->mapping->partition_close(partition);
+err_after_pids:
+    fp_units_close(&partition->pids);
+err_after_entries:
+    fp_mem_close(&partition->entries_mem);
+err_after_partition:
+    free(partition);
+    return rc;
+}
+
+int farpool_partition_close(farpool_partition *partition)
+{
+    farpool_pool *pool = partition->pool;
+    fp_thread *thread = fp_thread_get(pool);
+    if (!thread)
+        return FARPOOL_E_BUSY;
+    fp_fault_help(pool);
+    fp_thread_own(thread);
+    while (thread->prefetching)
+        fp_io_progress(thread, 100);
+    int rc = fp_evict_partition(thread, partition);
+    if (rc) {
+        fp_thread_disown(thread);
+        return rc;
+    }
+    give_index_back(partition);
+    release_shares(thread, partition, &rc);
+    fp_thread_disown(thread);
+    pool->mapping->partition_close(partition);
+    free(partition->extents);
+    fp_units_close(&partition->slots);
+    fp_units_close(&partition->pids);
+    fp_mem_close(&partition->entries_mem);
+    free(partition);
+    return rc;
+}

@@ -1,0 +1,177 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The pool's structures. Lock order: thread ownership (fp_thread.busy) < pool.partitions_lock <
+ * pool.lock < fp_units.lock. Page latches are taken before thread ownership by faults, and only tried
+ * (never waited for) by whoever owns a thread structure, so the two can't deadlock.
+ */
+#ifndef FP_COMPUTE_POOL_H
+#define FP_COMPUTE_POOL_H
+
+#include <pthread.h>
+
+#include "common/net/net.h"
+#include "common/units.h"
+#include "common/wire.h"
+#include "compute/page_word.h"
+
+enum {
+    FP_THREADS_MAX = 256, /* that use one pool at the same time */
+    FP_PARTITIONS_MAX = 64,
+    FP_NODES_MAX = 32, /* memory nodes of one pool */
+    FP_TRANSPORTS_MAX = 4,
+    FP_IO_MAX = FP_NET_DEPTH_MAX, /* transfers in flight per thread */
+    FP_PREFETCH_MAX = 96,         /* of them for prefetching; the rest is for faults and write-back */
+    FP_BATCH_MAX = 512,
+};
+
+typedef struct fp_transport {
+    fp_net *net;
+    fp_mr *xfer_mr;   /* pool.xfer registered with it */
+    fp_mr *header_mr; /* pool.headers " */
+} fp_transport;
+
+/* A memory node as the pool knows it. Immutable after it was added, but for down_until_ns. */
+typedef struct fp_node {
+    char uri[FP_NET_URI_MAX];
+    char name[FP_WIRE_TEXT_MAX + 1];
+    unsigned transport;
+    uint64_t boot_id;                /* 0 until the first HELLO; guarded by pool.lock */
+    _Atomic uint64_t down_until_ns;  /* atomic, relaxed: don't try to connect again before that */
+} fp_node;
+
+typedef struct fp_extent {
+    uint64_t key, addr;
+    unsigned node; /* index in pool.nodes */
+} fp_extent;
+
+/* Immutable after open, but for what its own fields guard. */
+struct farpool_partition {
+    farpool_pool *pool;
+    char *window;      /* vm: page address = window + pid * 4096; frames: NULL */
+    fp_entry *entries; /* one per unit of the page space */
+    uint64_t units;
+    unsigned index;  /* in pool.partitions */
+    uint64_t serial; /* never reused, unlike index */
+    uint64_t id, epoch;
+    unsigned timeout_ms;
+    fp_units pids, slots;
+    fp_extent *extents; /* extent i holds the slots i << extent_shift to ((i+1) << extent_shift) - 1 */
+    uint64_t extent_count;
+    unsigned extent_shift;
+    unsigned order_max;
+    unsigned nodes[16]; /* indexes in pool.nodes */
+    unsigned node_count;
+    fp_mem entries_mem;
+};
+
+enum fp_io_kind { FP_IO_FAULT, FP_IO_PREFETCH, FP_IO_WRITE };
+
+/* One transfer between a frame and a slot. Guarded by its thread's ownership. */
+typedef struct fp_io {
+    enum fp_io_kind kind;
+    bool done;
+    int status;
+    unsigned order;
+    uint32_t frame;
+    farpool_partition *partition;
+    farpool_pid pid;
+    void *page;             /* in pool.xfer */
+    fp_slot_header *header; /* in pool.headers */
+    struct fp_io *next;     /* of fp_thread.completed */
+} fp_io;
+
+/* What one thread has of its own in one pool. Counters are written by the owner (relaxed atomics: read
+ * by farpool_stats_get at any time). */
+typedef struct fp_counters {
+    _Atomic uint64_t hits, misses, prefetched, evictions, written_back, bytes_read, bytes_written,
+        fault_errors, restarts, latch_waits;
+    _Atomic uint64_t fault_sum_ns, fault_max_ns, fault_count;
+    _Atomic uint64_t fault_buckets[FARPOOL_LATENCY_BUCKETS];
+} fp_counters;
+
+typedef struct fp_thread {
+    farpool_pool *pool;
+    unsigned index;
+    bool in_use; /* guarded by pool.lock */
+    /* atomic: taken by acquire, left by release; all below is guarded by it, but the counters. Its
+     * thread waits for it; others, who want to help its prefetches on, only try. */
+    _Atomic uint32_t busy;
+    fp_poller *pollers[FP_TRANSPORTS_MAX];
+    fp_conn *conns[FP_NODES_MAX];
+    struct {
+        uint64_t serial; /* of the partition */
+        uint32_t nodes;  /* bit n: its slab on node n may be used on conns[n] */
+    } attached[FP_PARTITIONS_MAX];
+    uint32_t cache[2 * FP_BATCH_MAX]; /* free frames */
+    unsigned cached;
+    fp_io ios[FP_IO_MAX];
+    fp_io *free_ios[FP_IO_MAX];
+    unsigned free_io_count;
+    fp_io *completed;     /* transfers that are done, newest first */
+    unsigned prefetching; /* of its ios */
+    fp_msg *reply;        /* where the answer to the request in progress goes, or NULL */
+    uint32_t request;     /* number of that request */
+    bool replied;
+    int reply_status;
+    _Alignas(64) fp_counters count;
+} fp_thread;
+
+struct fp_mapping_ops;
+
+struct farpool_pool {
+    const struct fp_mapping_ops *mapping; /* immutable after open, as all up to "shared" */
+    fp_mem xfer;                          /* what the NIC reads and writes: arena or staging */
+    uint64_t frame_count;
+    _Atomic uint64_t *owners; /* frame -> fp_owner() of the page in it, 0: none; relaxed, a hint (the
+                                 entry under its latch is the truth) */
+    unsigned batch;
+    uint64_t serial;
+    pthread_key_t key;
+    int uffd, pidfd;    /* vm: userfaultfd; ourselves, for process_madvise */
+    bool batch_madvise; /* vm: process_madvise works on ourselves */
+    char name[64];
+    fp_mem headers, owners_mem;
+
+    /* shared */
+    fp_units frames;                         /* has its own lock */
+    fp_units stage;                          /* vm: units of xfer; has its own lock */
+    _Alignas(64) _Atomic uint64_t hand;      /* of the clock; relaxed */
+    _Alignas(64) _Atomic uint32_t prefetches; /* in flight in all threads; relaxed, a hint for waiters */
+    _Alignas(64) pthread_rwlock_t partitions_lock; /* guards partitions: read while sweeping frames */
+    farpool_partition *partitions[FP_PARTITIONS_MAX];
+    pthread_mutex_t lock; /* guards what follows */
+    uint64_t next_partition_serial;
+    fp_transport transports[FP_TRANSPORTS_MAX];
+    _Atomic unsigned transport_count; /* release after the transport is ready, acquire by readers */
+    fp_node nodes[FP_NODES_MAX];
+    unsigned node_count;
+    _Atomic(fp_thread *) threads[FP_THREADS_MAX]; /* written under lock; release/acquire */
+};
+
+static inline uint64_t fp_owner(const farpool_partition *partition, farpool_pid pid)
+{
+    return (uint64_t)(partition->index + 1) << 48 | pid;
+}
+
+static inline void *fp_frame_addr(const farpool_pool *pool, uint32_t frame)
+{
+    return (char *)pool->xfer.addr + (uint64_t)frame * FARPOOL_UNIT_BYTES;
+}
+
+/* Where a resident page is. */
+static inline void *fp_page_addr(const farpool_partition *partition, farpool_pid pid,
+                                 fp_entry *entry)
+{
+    if (partition->window)
+        return partition->window + pid * FARPOOL_UNIT_BYTES;
+    return fp_frame_addr(partition->pool,
+                         atomic_load_explicit(&entry->frame, memory_order_relaxed));
+}
+
+static inline void fp_count(_Atomic uint64_t *counter, uint64_t n)
+{
+    uint64_t old = atomic_load_explicit(counter, memory_order_relaxed);
+    atomic_store_explicit(counter, old + n, memory_order_relaxed);
+}
+
+#endif

@@ -1,0 +1,410 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A fault needs, in this order: a transport (one per scheme and pool, with the pool's memory registered),
+ * a poller (per thread and transport), a connection (per thread and node) that has said HELLO, and for
+ * each partition an ATTACH, after which the node lets the connection use the slab's extents.
+ *
+ * When a connection breaks, its transfers complete with an error. It is closed, and the thread's next
+ * transfer to that node connects again, though for RETRY_AFTER_NS after a failed attempt nobody tries,
+ * so that a dead node costs each fault nothing but its error. A node that has restarted has another boot
+ * id and has lost its pages: that is said, and stays an error.
+ */
+#include "compute/remote.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/clock.h"
+#include "common/error.h"
+
+enum { RETRY_AFTER_NS = 1000000000, EVENTS = 64 };
+
+static int open_transport_locked(farpool_pool *pool, const char *uri, unsigned timeout_ms,
+                                 unsigned *index)
+{
+    unsigned count = atomic_load_explicit(&pool->transport_count, memory_order_relaxed);
+    for (unsigned i = 0; i < count; i++) {
+        const char *scheme = fp_net_scheme(pool->transports[i].net);
+        size_t len = strlen(scheme);
+        if (!strncmp(uri, scheme, len) && uri[len] == ':') {
+            *index = i;
+            return 0;
+        }
+    }
+    if (count == FP_TRANSPORTS_MAX)
+        return fp_error(FARPOOL_E_BUSY, "pool %s uses %u transports already", pool->name, count);
+    fp_transport *transport = &pool->transports[count];
+    fp_net_options options = {.connect_timeout_ms = timeout_ms};
+    int rc = fp_net_open(uri, &options, &transport->net);
+    if (rc)
+        return rc;
+    rc = fp_net_register(transport->net, &pool->xfer, FP_NET_LOCAL, &transport->xfer_mr);
+    if (rc)
+        goto err_after_net;
+    rc = fp_net_register(transport->net, &pool->headers, FP_NET_LOCAL, &transport->header_mr);
+    if (rc)
+        goto err_after_xfer;
+    atomic_store_explicit(&pool->transport_count, count + 1, memory_order_release);
+    *index = count;
+    return 0;
+err_after_xfer:
+    fp_net_unregister(transport->xfer_mr);
+err_after_net:
+    fp_net_close(transport->net);
+    return rc;
+}
+
+int fp_remote_node(farpool_pool *pool, const char *uri, unsigned timeout_ms, unsigned *node)
+{
+    fp_uri parsed;
+    int rc = fp_uri_parse(uri, &parsed);
+    if (rc)
+        return rc;
+    pthread_mutex_lock(&pool->lock);
+    unsigned i = 0;
+    while (i < pool->node_count && strcmp(pool->nodes[i].uri, uri) != 0)
+        i++;
+    if (i == FP_NODES_MAX) {
+        rc = fp_error(FARPOOL_E_BUSY, "pool %s uses %d memory nodes already", pool->name,
+                      FP_NODES_MAX);
+    } else if (i == pool->node_count) {
+        rc = open_transport_locked(pool, uri, timeout_ms, &pool->nodes[i].transport);
+        if (!rc) {
+            strcpy(pool->nodes[i].uri, uri); /* its length was checked by fp_uri_parse */
+            pool->node_count++;
+        }
+    }
+    pthread_mutex_unlock(&pool->lock);
+    *node = i;
+    return rc;
+}
+
+void fp_remote_fini(farpool_pool *pool)
+{
+    unsigned count = atomic_load_explicit(&pool->transport_count, memory_order_relaxed);
+    for (unsigned i = 0; i < count; i++) {
+        fp_net_unregister(pool->transports[i].header_mr);
+        fp_net_unregister(pool->transports[i].xfer_mr);
+        fp_net_close(pool->transports[i].net);
+    }
+}
+
+/* ---- completions ----------------------------------------------------------------------------- */
+
+static void complete(fp_thread *thread, fp_io *io, int status)
+{
+    FP_ASSERT(!io->done);
+    io->done = true;
+    io->status = status;
+    io->next = thread->completed;
+    thread->completed = io;
+}
+
+static void take_reply(fp_thread *thread, const fp_net_event *event)
+{
+    if (!thread->reply || thread->replied)
+        return; /* the answer to a request that timed out */
+    int rc = fp_wire_decode(event->data, event->len, thread->reply);
+    if (!rc && thread->reply->request != thread->request)
+        return;
+    thread->replied = true;
+    thread->reply_status = rc;
+}
+
+static void close_conn(fp_thread *thread, fp_conn *conn)
+{
+    for (unsigned n = 0; n < FP_NODES_MAX; n++) {
+        if (thread->conns[n] != conn)
+            continue;
+        thread->conns[n] = NULL;
+        for (unsigned p = 0; p < FP_PARTITIONS_MAX; p++)
+            thread->attached[p].nodes &= ~(1u << n);
+    }
+    fp_net_conn_close(conn);
+}
+
+static void take_event(fp_thread *thread, const fp_net_event *event)
+{
+    fp_io *io = (fp_io *)(uintptr_t)event->cookie;
+    switch (event->kind) {
+    case FP_NET_DONE:
+        if (!io)
+            break; /* a request; what matters is its answer */
+        if (event->status)
+            fp_error(event->status, "memory node %s: %s", fp_net_conn_peer(event->conn),
+                     fp_net_conn_reason(event->conn));
+        complete(thread, io, event->status == FARPOOL_E_CLOSED ? FARPOOL_E_NODE : event->status);
+        break;
+    case FP_NET_RECV:
+        take_reply(thread, event);
+        break;
+    case FP_NET_CLOSED:
+        fp_error(event->status, "memory node %s: %s", fp_net_conn_peer(event->conn),
+                 fp_net_conn_reason(event->conn));
+        if (thread->reply && !thread->replied) {
+            thread->replied = true;
+            thread->reply_status = event->status;
+        }
+        close_conn(thread, event->conn);
+        break;
+    case FP_NET_RECV_IMM:
+    case FP_NET_ACCEPTED:
+        break; /* memory nodes send no such thing; harmless */
+    }
+}
+
+void fp_remote_poll(fp_thread *thread, int timeout_ms)
+{
+    fp_net_event events[EVENTS];
+    unsigned open = 0;
+    for (unsigned i = 0; i < FP_TRANSPORTS_MAX; i++)
+        open += thread->pollers[i] != NULL;
+    for (unsigned i = 0; i < FP_TRANSPORTS_MAX; i++) {
+        if (!thread->pollers[i])
+            continue;
+        /* With several transports none may keep the others waiting. */
+        int n = fp_net_poll(thread->pollers[i], events, EVENTS, open == 1 ? timeout_ms : 0);
+        for (int e = 0; e < n; e++)
+            take_event(thread, &events[e]);
+    }
+}
+
+/* ---- requests -------------------------------------------------------------------------------- */
+
+/* Sends msg and waits for the answer, which replaces it. An answer of type ERROR becomes its code. */
+static int request(fp_thread *thread, fp_conn *conn, unsigned timeout_ms, fp_msg *msg,
+                   enum fp_msg_type expected)
+{
+    uint8_t buffer[FP_NET_MESSAGE_MAX];
+    char peer[FP_NET_URI_MAX];
+    snprintf(peer, sizeof peer, "%s", fp_net_conn_peer(conn));
+    msg->request = ++thread->request;
+    fp_net_op op = {.kind = FP_NET_SEND, .sge_count = 1};
+    op.sge[0] = (fp_sge){.addr = buffer, .len = (uint32_t)fp_wire_encode(msg, buffer, sizeof buffer)};
+    int rc = fp_net_post(conn, &op, 1);
+    if (rc)
+        return rc;
+    uint64_t deadline = fp_now_ns() + timeout_ms * 1000000ull;
+    thread->reply = msg;
+    thread->replied = false;
+    while (!thread->replied && fp_now_ns() < deadline)
+        fp_remote_poll(thread, 100);
+    thread->reply = NULL;
+    if (!thread->replied)
+        return fp_error(FARPOOL_E_TIMEOUT, "memory node %s: no answer within %u ms", peer,
+                        timeout_ms);
+    if (thread->reply_status)
+        return thread->reply_status;
+    if (msg->type == FP_MSG_ERROR)
+        return fp_error(msg->code < 0 ? msg->code : FARPOOL_E_PROTO, "memory node %s: %s", peer,
+                        msg->text);
+    if (msg->type != expected)
+        return fp_error(FARPOOL_E_PROTO, "memory node %s: answered with message type %d, not %d",
+                        peer, (int)msg->type, (int)expected);
+    return 0;
+}
+
+static int say_hello(fp_thread *thread, fp_node *node, fp_conn *conn, unsigned timeout_ms)
+{
+    fp_msg *msg = calloc(1, sizeof *msg);
+    if (!msg)
+        return fp_error(FARPOOL_E_NOMEM, "connecting to %s: no memory", node->uri);
+    msg->type = FP_MSG_HELLO;
+    snprintf(msg->text, sizeof msg->text, "%s", thread->pool->name);
+    int rc = request(thread, conn, timeout_ms, msg, FP_MSG_HELLO_OK);
+    if (!rc) {
+        pthread_mutex_lock(&thread->pool->lock);
+        if (!node->boot_id) {
+            node->boot_id = msg->boot_id;
+            snprintf(node->name, sizeof node->name, "%s", msg->text);
+        } else if (node->boot_id != msg->boot_id) {
+            rc = fp_error(FARPOOL_E_NODE,
+                          "memory node %s at %s was restarted and has lost the pages it held",
+                          msg->text, node->uri);
+        }
+        pthread_mutex_unlock(&thread->pool->lock);
+    }
+    free(msg);
+    return rc;
+}
+
+static int connect_node(fp_thread *thread, unsigned index, unsigned timeout_ms)
+{
+    farpool_pool *pool = thread->pool;
+    fp_node *node = &pool->nodes[index];
+    fp_transport *transport = &pool->transports[node->transport];
+    if (fp_now_ns() < atomic_load_explicit(&node->down_until_ns, memory_order_relaxed))
+        return fp_error(FARPOOL_E_NODE, "memory node %s cannot be reached; trying again soon",
+                        node->uri);
+    int rc = 0;
+    if (!thread->pollers[node->transport])
+        rc = fp_net_poller_open(transport->net, &thread->pollers[node->transport]);
+    if (rc)
+        return rc;
+    fp_conn *conn;
+    rc = fp_net_connect(thread->pollers[node->transport], node->uri, &conn);
+    if (!rc) {
+        thread->conns[index] = conn;
+        rc = say_hello(thread, node, conn, timeout_ms);
+        if (rc && thread->conns[index]) /* not closed by an event meanwhile */
+            close_conn(thread, conn);
+    }
+    if (rc)
+        atomic_store_explicit(&node->down_until_ns, fp_now_ns() + RETRY_AFTER_NS,
+                              memory_order_relaxed);
+    return rc;
+}
+
+/* GRANT, or ATTACH, then ATTACH again for the rest of a long list. With extents NULL the list is only
+ * walked, so that the node shares all of them with this connection. */
+static int walk_extents(fp_thread *thread, farpool_partition *partition, unsigned node,
+                        fp_msg *msg, fp_rkey **extents)
+{
+    fp_conn *conn = thread->conns[node];
+    uint32_t seen = 0;
+    do {
+        msg->partition = partition->id;
+        msg->epoch = partition->epoch;
+        msg->first = seen;
+        int rc = request(thread, conn, partition->timeout_ms, msg, FP_MSG_EXTENTS);
+        if (rc)
+            return rc;
+        if (msg->first != seen || !msg->count || msg->count > msg->total - seen ||
+            msg->total > (1u << 24))
+            return fp_error(FARPOOL_E_PROTO, "memory node %s: extents %u+%u of %u where %u was asked",
+                            partition->pool->nodes[node].uri, msg->first, msg->count, msg->total,
+                            seen);
+        if (extents) {
+            fp_rkey *grown = realloc(*extents, msg->total * sizeof **extents);
+            if (!grown)
+                return fp_error(FARPOOL_E_NOMEM, "no memory for a list of %u extents", msg->total);
+            *extents = grown;
+            memcpy(grown + seen, msg->extents, msg->count * sizeof *grown);
+        }
+        seen += msg->count;
+        msg->type = FP_MSG_ATTACH;
+    } while (seen < msg->total);
+    thread->attached[partition->index].nodes |= 1u << node;
+    return 0;
+}
+
+static int attach(fp_thread *thread, farpool_partition *partition, unsigned node,
+                  enum fp_msg_type type, uint64_t bytes, fp_msg *msg, fp_rkey **extents)
+{
+    if (thread->attached[partition->index].serial != partition->serial) {
+        thread->attached[partition->index].serial = partition->serial;
+        thread->attached[partition->index].nodes = 0;
+    }
+    if (!thread->conns[node]) {
+        int rc = connect_node(thread, node, partition->timeout_ms);
+        if (rc)
+            return rc;
+    }
+    if (type == FP_MSG_ATTACH && (thread->attached[partition->index].nodes >> node & 1))
+        return 0;
+    msg->type = type;
+    msg->bytes = bytes;
+    return walk_extents(thread, partition, node, msg, extents);
+}
+
+int fp_remote_grant(fp_thread *thread, farpool_partition *partition, unsigned node, uint64_t bytes,
+                    fp_rkey **extents, uint32_t *count, uint64_t *extent_bytes)
+{
+    *extents = NULL;
+    fp_msg *msg = calloc(1, sizeof *msg);
+    if (!msg)
+        return fp_error(FARPOOL_E_NOMEM, "opening partition: no memory for a message");
+    int rc = attach(thread, partition, node, FP_MSG_GRANT, bytes, msg, extents);
+    *count = msg->total;
+    *extent_bytes = msg->extent_bytes;
+    free(msg);
+    if (rc) {
+        free(*extents);
+        *extents = NULL;
+    }
+    return rc;
+}
+
+int fp_remote_release(fp_thread *thread, farpool_partition *partition, unsigned node)
+{
+    fp_msg *msg = calloc(1, sizeof *msg);
+    if (!msg)
+        return fp_error(FARPOOL_E_NOMEM, "closing partition: no memory for a message");
+    int rc = attach(thread, partition, node, FP_MSG_ATTACH, 0, msg, NULL);
+    if (!rc) {
+        msg->type = FP_MSG_RELEASE;
+        msg->partition = partition->id;
+        msg->epoch = partition->epoch;
+        rc = request(thread, thread->conns[node], partition->timeout_ms, msg, FP_MSG_RELEASE_OK);
+    }
+    thread->attached[partition->index].nodes &= ~(1u << node);
+    free(msg);
+    return rc;
+}
+
+/* ---- transfers ------------------------------------------------------------------------------- */
+
+/* The connection to a node on which the partition's slab may be used. */
+static int ready_conn(fp_thread *thread, farpool_partition *partition, unsigned node)
+{
+    if (__builtin_expect(thread->attached[partition->index].serial == partition->serial &&
+                             (thread->attached[partition->index].nodes >> node & 1),
+                         1))
+        return 0;
+    fp_msg *msg = calloc(1, sizeof *msg);
+    if (!msg)
+        return fp_error(FARPOOL_E_NOMEM, "connecting: no memory for a message");
+    int rc = attach(thread, partition, node, FP_MSG_ATTACH, 0, msg, NULL);
+    free(msg);
+    return rc;
+}
+
+static const fp_extent *extent_of(const fp_io *io, uint32_t *slot)
+{
+    farpool_partition *partition = io->partition;
+    *slot = atomic_load_explicit(&partition->entries[io->pid].slot, memory_order_relaxed);
+    return &partition->extents[*slot >> partition->extent_shift];
+}
+
+static void make_op(const fp_io *io, const fp_extent *extent, uint32_t slot,
+                    const fp_transport *transport, fp_net_op *op)
+{
+    uint64_t unit = slot & ((1u << io->partition->extent_shift) - 1);
+    op->kind = io->kind == FP_IO_WRITE ? FP_NET_WRITE : FP_NET_READ;
+    op->flags = 0;
+    op->cookie = (uintptr_t)io;
+    op->remote_key = extent->key;
+    op->remote_addr = extent->addr + unit * FP_SLOT_UNIT_BYTES;
+    op->imm = 0;
+    op->sge_count = 2;
+    op->sge[0] = (fp_sge){io->header, FP_SLOT_HEADER_BYTES, transport->header_mr};
+    op->sge[1] = (fp_sge){io->page, FARPOOL_UNIT_BYTES << io->order, transport->xfer_mr};
+}
+
+void fp_remote_post(fp_thread *thread, fp_io *const *ios, size_t count)
+{
+    fp_net_op ops[FP_IO_MAX];
+    size_t i = 0;
+    while (i < count) {
+        uint32_t slot;
+        const fp_extent *extent = extent_of(ios[i], &slot);
+        unsigned node = extent->node;
+        const fp_transport *transport =
+            &thread->pool->transports[thread->pool->nodes[node].transport];
+        int rc = ready_conn(thread, ios[i]->partition, node);
+        farpool_partition *partition = ios[i]->partition;
+        size_t n = 0;
+        do {
+            make_op(ios[i + n], extent, slot, transport, &ops[n]);
+            n++;
+            if (i + n < count)
+                extent = extent_of(ios[i + n], &slot);
+        } while (i + n < count && extent->node == node && ios[i + n]->partition == partition);
+        if (!rc)
+            rc = fp_net_post(thread->conns[node], ops, n);
+        for (size_t k = 0; rc && k < n; k++)
+            complete(thread, ios[i + k], rc == FARPOOL_E_CLOSED ? FARPOOL_E_NODE : rc);
+        i += n;
+    }
+}

@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Memory nodes as the pool sees them: connecting (lazily, one connection per thread and node), asking
+ * for slabs, and moving pages between frames and slots. All functions that take a thread are called by
+ * whoever owns it (fp_thread.busy).
+ */
+#ifndef FP_COMPUTE_REMOTE_H
+#define FP_COMPUTE_REMOTE_H
+
+#include "compute/pool.h"
+
+/* The pool's number for a memory node, opening its transport if it is the first of its kind. Blocks. */
+int fp_remote_node(farpool_pool *pool, const char *uri, unsigned timeout_ms,
+                   unsigned *node) FARPOOL_MUST_CHECK;
+
+/* Asks the node for its share of the partition's slab. *count extents of *extent_bytes are put to
+ * *extents, which the caller frees. Blocks. */
+int fp_remote_grant(fp_thread *thread, farpool_partition *partition, unsigned node, uint64_t bytes,
+                    fp_rkey **extents, uint32_t *count,
+                    uint64_t *extent_bytes) FARPOOL_MUST_CHECK;
+
+/* Gives the node's share back. Blocks. */
+int fp_remote_release(fp_thread *thread, farpool_partition *partition,
+                      unsigned node) FARPOOL_MUST_CHECK;
+
+/* Posts the transfers, neighbours on one connection together. Each of them ends up on
+ * thread->completed, at once with an error if it can't be posted. May block to connect, when this
+ * thread uses the node for the first time. */
+void fp_remote_post(fp_thread *thread, fp_io *const *ios, size_t count);
+
+/* Looks for completions, waiting up to timeout_ms for one. */
+void fp_remote_poll(fp_thread *thread, int timeout_ms);
+
+/* Closes what fp_remote_node opened; all connections are closed. */
+void fp_remote_fini(farpool_pool *pool);
+
+#endif

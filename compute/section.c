@@ -1,0 +1,116 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Optimistic sections. In mapping "vm" an optimistic reader may touch a page in the moment when it is
+ * evicted. userfaultfd (UFFD_FEATURE_SIGBUS) turns that touch into SIGBUS, and the handler jumps back
+ * to the section's start if, and only if, the address is in a window of ours and this thread is in a
+ * section. Every other fault goes to the handler that was there before.
+ *
+ * The jump leaves a signal handler without restoring the signal mask (sigsetjmp(env, 0): restoring it
+ * would cost 140 ns in every section), so the handler runs with SA_NODEFER: nothing was blocked.
+ */
+#include "compute/section.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+
+#include "common/error.h"
+#include "compute/thread.h"
+
+enum { WINDOWS_MAX = 256 };
+
+/* start: atomic, 0 = free; written under windows_lock, release, after end; read by the handler. */
+static struct {
+    _Atomic uintptr_t start, end;
+} windows[WINDOWS_MAX];
+static pthread_mutex_t windows_lock = PTHREAD_MUTEX_INITIALIZER; /* guards changes, and installed */
+static bool installed;
+static struct sigaction previous_bus, previous_segv; /* immutable once installed */
+
+/* The calling thread's section, NULL outside. Only its thread and its handler touch it. */
+static __thread farpool_section *volatile current __attribute__((tls_model("initial-exec")));
+
+void farpool_section_arm(farpool_section *section) { current = section; }
+
+void farpool_section_leave(farpool_section *section)
+{
+    (void)section;
+    current = NULL;
+}
+
+static bool in_window(uintptr_t address)
+{
+    for (int i = 0; i < WINDOWS_MAX; i++) {
+        uintptr_t start = atomic_load_explicit(&windows[i].start, memory_order_acquire);
+        if (start && address >= start &&
+            address < atomic_load_explicit(&windows[i].end, memory_order_relaxed))
+            return true;
+    }
+    return false;
+}
+
+static void pass_on(int signal_number, siginfo_t *info, void *context)
+{
+    const struct sigaction *previous = signal_number == SIGBUS ? &previous_bus : &previous_segv;
+    if (previous->sa_flags & SA_SIGINFO) {
+        previous->sa_sigaction(signal_number, info, context);
+    } else if (previous->sa_handler == SIG_DFL || previous->sa_handler == SIG_IGN) {
+        /* A real fault: let it happen again with the default action, which ends the process. */
+        struct sigaction fatal = {.sa_handler = SIG_DFL};
+        sigaction(signal_number, &fatal, NULL);
+    } else {
+        previous->sa_handler(signal_number);
+    }
+}
+
+static void on_fault(int signal_number, siginfo_t *info, void *context)
+{
+    farpool_section *section = current;
+    if (section && in_window((uintptr_t)info->si_addr)) {
+        current = NULL;
+        if (fp_thread_last.thread)
+            fp_count(&fp_thread_last.thread->count.restarts, 1);
+        siglongjmp(section->env, 1);
+    }
+    pass_on(signal_number, info, context);
+}
+
+static int install_locked(void)
+{
+    if (installed)
+        return 0;
+    struct sigaction action = {.sa_sigaction = on_fault,
+                               .sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK};
+    sigemptyset(&action.sa_mask);
+    if (sigaction(SIGBUS, &action, &previous_bus) || sigaction(SIGSEGV, &action, &previous_segv))
+        return fp_error_sys("installing the handler for SIGBUS and SIGSEGV");
+    installed = true;
+    return 0;
+}
+
+int fp_section_window_add(void *start, size_t len)
+{
+    pthread_mutex_lock(&windows_lock);
+    int rc = install_locked();
+    int i = 0;
+    while (!rc && i < WINDOWS_MAX && atomic_load_explicit(&windows[i].start, memory_order_relaxed))
+        i++;
+    if (!rc && i == WINDOWS_MAX)
+        rc = fp_error(FARPOOL_E_BUSY, "more than %d partitions with mapping vm in this process",
+                      WINDOWS_MAX);
+    if (!rc) {
+        atomic_store_explicit(&windows[i].end, (uintptr_t)start + len, memory_order_relaxed);
+        atomic_store_explicit(&windows[i].start, (uintptr_t)start, memory_order_release);
+    }
+    pthread_mutex_unlock(&windows_lock);
+    return rc;
+}
+
+void fp_section_window_remove(void *start)
+{
+    pthread_mutex_lock(&windows_lock);
+    for (int i = 0; i < WINDOWS_MAX; i++)
+        if (atomic_load_explicit(&windows[i].start, memory_order_relaxed) == (uintptr_t)start)
+            atomic_store_explicit(&windows[i].start, 0, memory_order_release);
+    pthread_mutex_unlock(&windows_lock);
+}

@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <string.h>
+
+#include "compute/latency.h"
+
+static uint64_t get(_Atomic uint64_t *counter)
+{
+    return atomic_load_explicit(counter, memory_order_relaxed);
+}
+
+static void add_thread(fp_counters *count, farpool_stats *stats)
+{
+    stats->hits += get(&count->hits);
+    stats->misses += get(&count->misses);
+    stats->prefetched += get(&count->prefetched);
+    stats->evictions += get(&count->evictions);
+    stats->written_back += get(&count->written_back);
+    stats->bytes_read += get(&count->bytes_read);
+    stats->bytes_written += get(&count->bytes_written);
+    stats->fault_errors += get(&count->fault_errors);
+    stats->restarts += get(&count->restarts);
+    stats->latch_waits += get(&count->latch_waits);
+    stats->fault.count += get(&count->fault_count);
+    stats->fault.sum_ns += get(&count->fault_sum_ns);
+    uint64_t max = get(&count->fault_max_ns);
+    if (max > stats->fault.max_ns)
+        stats->fault.max_ns = max;
+    for (unsigned b = 0; b < FARPOOL_LATENCY_BUCKETS; b++)
+        stats->fault.buckets[b] += get(&count->fault_buckets[b]);
+}
+
+void farpool_stats_get(farpool_pool *pool, farpool_stats *stats)
+{
+    memset(stats, 0, sizeof *stats);
+    stats->struct_size = sizeof *stats;
+    stats->frames = pool->frame_count;
+    stats->frames_used = fp_units_used(&pool->frames);
+    for (unsigned i = 0; i < FP_THREADS_MAX; i++) {
+        fp_thread *thread = atomic_load_explicit(&pool->threads[i], memory_order_acquire);
+        if (!thread)
+            break; /* they are filled in order */
+        add_thread(&thread->count, stats);
+    }
+    stats->metadata_bytes = pool->frame_count * sizeof(uint64_t) + fp_units_bytes(&pool->frames);
+    pthread_rwlock_rdlock(&pool->partitions_lock);
+    for (unsigned i = 0; i < FP_PARTITIONS_MAX; i++) {
+        farpool_partition *partition = pool->partitions[i];
+        if (!partition)
+            continue;
+        stats->metadata_bytes += fp_units_used(&partition->pids) * sizeof(fp_entry) +
+                                 fp_units_bytes(&partition->pids) +
+                                 fp_units_bytes(&partition->slots) +
+                                 partition->extent_count * sizeof(fp_extent);
+    }
+    pthread_rwlock_unlock(&pool->partitions_lock);
+}
+
+uint64_t farpool_latency_quantile(const farpool_latency *latency, double q)
+{
+    if (!latency->count)
+        return 0;
+    if (q < 0)
+        q = 0;
+    uint64_t rank = (uint64_t)(q * (double)latency->count);
+    uint64_t seen = 0;
+    for (unsigned b = 0; b < FARPOOL_LATENCY_BUCKETS; b++) {
+        seen += latency->buckets[b];
+        if (seen > rank) {
+            uint64_t bound = fp_latency_bucket_max(b);
+            return bound < latency->max_ns ? bound : latency->max_ns;
+        }
+    }
+    return latency->max_ns;
+}
