@@ -252,6 +252,7 @@ int fp_evict_partition(fp_thread *thread, farpool_partition *partition)
                 return fp_error(FARPOOL_E_BUSY,
                                 "closing partition %llu: page %llu is still fixed",
                                 (unsigned long long)partition->id, (unsigned long long)page.pid);
+            fp_io_help(pool); /* or a prefetch that nobody has looked at */
             sched_yield();
         }
     }

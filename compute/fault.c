@@ -12,7 +12,7 @@
  * error; those who waited find the page evicted and try for themselves.
  *
  * Prefetches are the same with step 3 done by whoever polls next: the thread itself at its next miss,
- * or any thread that finds it must wait for such a page (fp_fault_help), so that a thread which computes
+ * or any thread that finds it must wait for such a page (fp_io_help), so that a thread which computes
  * for long after a prefetch holds nobody up.
  */
 #include "compute/fault.h"
@@ -96,20 +96,6 @@ int fp_fault(farpool_partition *partition, farpool_pid pid)
     return rc;
 }
 
-void fp_fault_help(farpool_pool *pool)
-{
-    for (unsigned i = 0; i < FP_THREADS_MAX; i++) {
-        fp_thread *thread = atomic_load_explicit(&pool->threads[i], memory_order_acquire);
-        if (!thread)
-            break; /* they are filled in order */
-        if (!fp_thread_try_own(thread))
-            continue; /* whoever has it is polling */
-        if (thread->prefetching)
-            fp_io_progress(thread, 0);
-        fp_thread_disown(thread);
-    }
-}
-
 void fp_latch_wait(farpool_partition *partition, fp_entry *entry, uint64_t word, unsigned *spins)
 {
     if ((*spins)++ < SPINS) {
@@ -119,7 +105,7 @@ void fp_latch_wait(farpool_partition *partition, fp_entry *entry, uint64_t word,
     farpool_pool *pool = partition->pool;
     bool prefetches = atomic_load_explicit(&pool->prefetches, memory_order_relaxed) > 0;
     if (prefetches) {
-        fp_fault_help(pool);
+        fp_io_help(pool);
         if (fp_word_state(fp_word_load(entry)) != fp_word_state(word))
             return;
     }

@@ -13,7 +13,4 @@ int fp_fault(farpool_partition *partition, farpool_pid pid) FARPOOL_MUST_CHECK;
  * at 0 and is kept between calls. */
 void fp_latch_wait(farpool_partition *partition, fp_entry *entry, uint64_t word, unsigned *spins);
 
-/* Takes in what other threads (and this one) have prefetched and not yet looked at. */
-void fp_fault_help(farpool_pool *pool);
-
 #endif

@@ -9,6 +9,7 @@
 #include "compute/mapping.h"
 #include "compute/parking.h"
 #include "compute/remote.h"
+#include "compute/thread.h"
 
 void fp_entry_leave(fp_entry *entry, unsigned state, uint64_t set_flags, uint64_t clear_flags)
 {
@@ -160,4 +161,18 @@ void fp_io_wait(fp_thread *thread, fp_io *io)
     /* Also when it is done already: its name must leave the list before it is used again. */
     while (!io->done || thread->completed)
         fp_io_progress(thread, 100);
+}
+
+void fp_io_help(farpool_pool *pool)
+{
+    for (unsigned i = 0; i < FP_THREADS_MAX; i++) {
+        fp_thread *thread = atomic_load_explicit(&pool->threads[i], memory_order_acquire);
+        if (!thread)
+            break; /* they are filled in order */
+        if (!fp_thread_try_own(thread))
+            continue; /* whoever has it is polling */
+        if (thread->prefetching)
+            fp_io_progress(thread, 0);
+        fp_thread_disown(thread);
+    }
 }

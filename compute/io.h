@@ -24,6 +24,10 @@ int fp_io_arrive(fp_io *io) FARPOOL_MUST_CHECK;
  * their `done` set for whoever waits for them. */
 void fp_io_progress(fp_thread *thread, int timeout_ms);
 
+/* Takes in what has arrived for threads of the pool that are not looking just now. Owns no thread when
+ * called, or only one without prefetches. */
+void fp_io_help(farpool_pool *pool);
+
 /* Waits for a fault or a write of the thread's own to be done. */
 void fp_io_wait(fp_thread *thread, fp_io *io);
 

@@ -13,7 +13,6 @@
 #include "common/error.h"
 #include "common/mem.h"
 #include "compute/evict.h"
-#include "compute/fault.h"
 #include "compute/io.h"
 #include "compute/mapping.h"
 #include "compute/remote.h"
@@ -235,7 +234,6 @@ int farpool_partition_close(farpool_partition *partition)
     fp_thread *thread = fp_thread_get(pool);
     if (!thread)
         return FARPOOL_E_BUSY;
-    fp_fault_help(pool);
     fp_thread_own(thread);
     while (thread->prefetching)
         fp_io_progress(thread, 100);
