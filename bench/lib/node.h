@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A memory node process of the benchmark's own, and a pool on it. */
+#ifndef FP_BENCH_NODE_H
+#define FP_BENCH_NODE_H
+
+#include <sys/types.h>
+
+#include "bench/lib/report.h"
+#include "farpool.h"
+
+typedef struct bench_node {
+    pid_t pid;
+    char uri[256];
+} bench_node;
+
+/* Starts farpool-memnode with so much memory and waits until it serves. It dies with this process. */
+void bench_node_start(bench_node *node, const char *transport, uint64_t bytes);
+void bench_node_stop(bench_node *node);
+/* CPU time that the node's process has used. */
+double bench_node_cpu_seconds(const bench_node *node);
+
+/* A pool and a partition on the node. */
+void bench_pool_open(const bench_options *options, const bench_node *node, uint64_t pool_bytes,
+                     uint64_t slab_bytes, farpool_pool **pool, farpool_partition **partition);
+void bench_pool_close(farpool_pool *pool, farpool_partition *partition);
+
+#endif
