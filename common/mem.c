@@ -37,7 +37,7 @@ static bool open_huge(size_t len, unsigned flags, fp_mem *mem)
     int fd = -1;
     int how = MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB;
     if (flags & FP_MEM_SHARED) {
-        fd = memfd_create("farpool", MFD_CLOEXEC | MFD_HUGETLB);
+        fd = memfd_create("farpool", MFD_CLOEXEC | MFD_HUGETLB | MFD_ALLOW_SEALING);
         if (fd < 0)
             return false;
         if (ftruncate(fd, (off_t)len)) {
@@ -61,7 +61,7 @@ static int open_plain(size_t len, unsigned flags, fp_mem *mem)
     int fd = -1;
     int how = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
     if (flags & FP_MEM_SHARED) {
-        fd = memfd_create("farpool", MFD_CLOEXEC);
+        fd = memfd_create("farpool", MFD_CLOEXEC | MFD_ALLOW_SEALING);
         if (fd < 0)
             return fp_error_sys("creating %zu bytes of shared memory", len);
         if (ftruncate(fd, (off_t)len)) {
