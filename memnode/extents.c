@@ -264,7 +264,7 @@ void fp_extents_give(fp_extents *extents, const uint32_t *list, uint32_t count)
 }
 
 /* First the old keys die, then the memory is zeroed: the other way round a late WRITE would stay. */
-static void revoke(fp_extents *extents, uint32_t i)
+static void revoke_keys(fp_extents *extents, uint32_t i)
 {
     for (unsigned n = 0; n < extents->net_count; n++)
         unregister_extent(extents, i, n);
@@ -297,7 +297,7 @@ bool fp_extents_clear_step(fp_extents *extents)
         i = (i + 1) % extents->count;
     extents->clearing = i;
     if (extents->cleared_bytes == 0)
-        revoke(extents, i);
+        revoke_keys(extents, i);
     uint64_t left = extents->extent_bytes - extents->cleared_bytes;
     uint64_t now = left < FP_EXTENT_STEP_BYTES ? left : FP_EXTENT_STEP_BYTES;
     memset((char *)extents->list[i].mem.addr + extents->cleared_bytes, 0, now);
