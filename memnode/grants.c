@@ -1,0 +1,409 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Requests. What a GRANT meets:
+ *
+ *   partition unknown                  it gets extents that are free, and thus zero
+ *   known, lower epoch                 every other connection that uses it is cut off, and only then
+ *                                      does the slab, with what is in it, pass to the new epoch
+ *   known, same or higher epoch        E_FENCED
+ *   not enough free, enough with what  the GRANT waits, and the node has changed nothing yet
+ *   is being cleared
+ *   not enough at all                  E_NOSPACE, nothing changed
+ *
+ * The connection that brings the GRANT is never cut off: what it sent before was before (rule N3), and
+ * it speaks for the new epoch now.
+ */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/config.h"
+#include "common/error.h"
+#include "common/log.h"
+#include "memnode/node.h"
+
+enum { WAIT = 1 }; /* of grant(): it has to wait */
+
+void fp_node_refuse(fp_memnode *node, fp_client *client, uint32_t request, int code)
+{
+    node->answer.type = FP_MSG_ERROR;
+    node->answer.code = code;
+    snprintf(node->answer.text, sizeof node->answer.text, "%s", farpool_errmsg());
+    fp_log(FP_LOG_DEBUG, "%s: refused: %s", fp_net_conn_peer(client->conn), node->answer.text);
+    fp_client_answer(node, client, request);
+}
+
+/* ---- grants and who uses them ---------------------------------------------------------------- */
+
+static fp_grant *find_grant(const fp_memnode *node, uint64_t partition)
+{
+    fp_grant *grant = node->grants;
+    while (grant && grant->partition != partition)
+        grant = grant->next;
+    return grant;
+}
+
+static uint32_t attached_at(const fp_client *client, const fp_grant *grant)
+{
+    uint32_t i = 0;
+    while (i < client->attached_count && client->attached[i] != grant)
+        i++;
+    return i;
+}
+
+static void detach(fp_client *client, const fp_grant *grant)
+{
+    uint32_t i = attached_at(client, grant);
+    if (i < client->attached_count)
+        client->attached[i] = client->attached[--client->attached_count];
+}
+
+static int attach(fp_client *client, fp_grant *grant)
+{
+    if (attached_at(client, grant) < client->attached_count)
+        return 0;
+    if (client->attached_count == client->attached_room) {
+        uint32_t room = client->attached_room ? client->attached_room * 2 : 4;
+        fp_grant **grown = realloc(client->attached, room * sizeof *grown);
+        if (!grown)
+            return fp_error(FARPOOL_E_NOMEM, "the memory node has no memory for another attachment");
+        client->attached = grown;
+        client->attached_room = room;
+    }
+    client->attached[client->attached_count++] = grant;
+    return 0;
+}
+
+/* Cuts off everyone who uses the grant, except one. */
+static uint32_t fence(fp_memnode *node, const fp_grant *grant, const fp_client *except)
+{
+    uint32_t cut = 0;
+    fp_client *next;
+    for (fp_client *client = node->clients; client; client = next) {
+        next = client->next;
+        if (client == except || attached_at(client, grant) == client->attached_count)
+            continue;
+        fp_client_drop(node, client);
+        cut++;
+    }
+    return cut;
+}
+
+static void free_grant(fp_memnode *node, fp_grant *grant)
+{
+    for (fp_client *client = node->clients; client; client = client->next)
+        detach(client, grant);
+    fp_grant **link = &node->grants;
+    while (*link != grant)
+        link = &(*link)->next;
+    *link = grant->next;
+    node->grant_count--;
+    free(grant->extents);
+    free(grant);
+}
+
+static void release(fp_memnode *node, fp_grant *grant)
+{
+    fp_extents_give(&node->extents, grant->extents, grant->count);
+    free_grant(node, grant);
+}
+
+void fp_node_free_grants(fp_memnode *node)
+{
+    while (node->grants)
+        free_grant(node, node->grants);
+}
+
+/* ---- GRANT ----------------------------------------------------------------------------------- */
+
+static int no_space(const fp_memnode *node, uint64_t bytes)
+{
+    const fp_extents *extents = &node->extents;
+    char asked[32], left[32], total[32], each[32];
+    fp_config_size_text(bytes, asked, sizeof asked);
+    fp_config_size_text((extents->free + extents->dirty) * extents->extent_bytes, left, sizeof left);
+    fp_config_size_text(extents->count * extents->extent_bytes, total, sizeof total);
+    fp_config_size_text(extents->extent_bytes, each, sizeof each);
+    return fp_error(FARPOOL_E_NOSPACE,
+                    "%s asked for, but %s of %s are free (in extents of %s): ask for less, release "
+                    "a partition, or give the node more --memory",
+                    asked, left, total, each);
+}
+
+/* Grows or shrinks to count extents; there are enough. */
+static int resize(fp_memnode *node, fp_grant *grant, uint32_t count)
+{
+    if (count > grant->count) {
+        uint32_t *grown = realloc(grant->extents, count * sizeof *grown);
+        if (!grown)
+            return fp_error(FARPOOL_E_NOMEM, "the memory node has no memory for a list of extents");
+        grant->extents = grown;
+        fp_extents_take(&node->extents, count - grant->count, grown + grant->count);
+    } else {
+        fp_extents_give(&node->extents, grant->extents + count, grant->count - count);
+    }
+    grant->count = count;
+    return 0;
+}
+
+/* Returns 0 with *out, WAIT, or an error; has changed nothing unless 0. */
+static int grant(fp_memnode *node, const fp_pending *ask, fp_grant **out, bool *fresh)
+{
+    fp_extents *extents = &node->extents;
+    fp_grant *known = find_grant(node, ask->partition);
+    if (!ask->partition || !ask->bytes)
+        return fp_error(FARPOOL_E_INVAL, "GRANT of partition %" PRIu64 ", %" PRIu64 " bytes: "
+                        "neither may be 0", ask->partition, ask->bytes);
+    if (known && known->epoch >= ask->epoch)
+        return fp_error(FARPOOL_E_FENCED,
+                        "partition %" PRIu64 " is held under epoch %" PRIu64 "; epoch %" PRIu64
+                        " is not higher", ask->partition, known->epoch, ask->epoch);
+    uint64_t count = ask->bytes / extents->extent_bytes + (ask->bytes % extents->extent_bytes != 0);
+    uint64_t have = known ? known->count : 0;
+    uint64_t missing = count > have ? count - have : 0;
+    if (missing > (uint64_t)extents->free + extents->dirty)
+        return no_space(node, ask->bytes);
+    /* Whoever waits already is not overtaken, or a large request could wait for ever. */
+    bool others_wait = node->pending && node->pending->client != ask->client;
+    if (missing > extents->free || (missing && others_wait))
+        return WAIT;
+    fp_grant *target = known ? known : calloc(1, sizeof *target);
+    if (!target)
+        return fp_error(FARPOOL_E_NOMEM, "the memory node has no memory for a partition");
+    /* Connections go before anything passes on. A failure after this leaves the old epoch in place,
+     * whose owner connects again. */
+    uint32_t cut = known ? fence(node, known, ask->client) : 0;
+    int rc = resize(node, target, (uint32_t)count);
+    if (rc) {
+        if (!known)
+            free(target);
+        return rc;
+    }
+    if (!known) {
+        target->partition = ask->partition;
+        target->next = node->grants;
+        node->grants = target;
+        node->grant_count++;
+    }
+    target->epoch = ask->epoch;
+    *fresh = !known;
+    fp_log(FP_LOG_INFO,
+           "partition %" PRIu64 " epoch %" PRIu64 ": %" PRIu32 " extents to %s (%s), %" PRIu32
+           " connections fenced",
+           target->partition, target->epoch, target->count, ask->client->name,
+           fp_net_conn_peer(ask->client->conn), cut);
+    *out = target;
+    return 0;
+}
+
+/* Shares a part of the list with the client and puts its keys into node->answer. That order, because
+ * the answer tells the client that it may use them (rule N3). */
+static int share_extents(fp_memnode *node, fp_client *client, fp_grant *of, uint32_t first)
+{
+    fp_msg *answer = &node->answer;
+    if (first >= of->count)
+        return fp_error(FARPOOL_E_INVAL, "extents from %" PRIu32 " asked for, but the slab has %" PRIu32,
+                        first, of->count);
+    int rc = attach(client, of);
+    uint32_t left = of->count - first;
+    uint32_t count = left < FP_WIRE_EXTENTS_MAX ? left : FP_WIRE_EXTENTS_MAX;
+    for (uint32_t i = 0; !rc && i < count; i++) {
+        fp_mr *mr = node->extents.list[of->extents[first + i]].mrs[client->net];
+        rc = fp_net_share(client->conn, mr);
+        answer->extents[i] = fp_net_rkey(mr);
+    }
+    answer->type = FP_MSG_EXTENTS;
+    answer->partition = of->partition;
+    answer->epoch = of->epoch;
+    answer->total = of->count;
+    answer->first = first;
+    answer->count = count;
+    answer->extent_bytes = node->extents.extent_bytes;
+    return rc;
+}
+
+/* Returns false if it has to wait. Otherwise it has been answered, and the client may be gone. */
+static bool try_grant(fp_memnode *node, fp_pending ask)
+{
+    fp_grant *granted = NULL;
+    bool fresh = false;
+    int rc = grant(node, &ask, &granted, &fresh);
+    if (rc == WAIT)
+        return false;
+    fp_node_forget_pending(node, ask.client);
+    if (!rc) {
+        rc = share_extents(node, ask.client, granted, 0);
+        if (rc && fresh)
+            release(node, granted); /* who is told of an error holds nothing */
+    }
+    if (rc)
+        fp_node_refuse(node, ask.client, ask.request, rc);
+    else
+        fp_client_answer(node, ask.client, ask.request);
+    return true;
+}
+
+static void handle_grant(fp_memnode *node, fp_client *client)
+{
+    const fp_msg *msg = &node->request;
+    fp_pending ask = {
+        .client = client,
+        .request = msg->request,
+        .partition = msg->partition,
+        .epoch = msg->epoch,
+        .bytes = msg->bytes,
+    };
+    for (const fp_pending *p = node->pending; p; p = p->next) {
+        if (p->client == client) {
+            int rc = fp_error(FARPOOL_E_BUSY, "another GRANT of this connection is waiting");
+            fp_node_refuse(node, client, msg->request, rc);
+            return;
+        }
+    }
+    if (try_grant(node, ask))
+        return;
+    fp_pending *waiting = malloc(sizeof *waiting);
+    if (!waiting) {
+        int rc = fp_error(FARPOOL_E_NOMEM, "the memory node has no memory for a request");
+        fp_node_refuse(node, client, msg->request, rc);
+        return;
+    }
+    *waiting = ask;
+    *node->pending_tail = waiting;
+    node->pending_tail = &waiting->next;
+    node->pending_count++;
+}
+
+static void unlink_pending(fp_memnode *node, fp_pending **link)
+{
+    fp_pending *gone = *link;
+    *link = gone->next;
+    if (!*link)
+        node->pending_tail = link;
+    node->pending_count--;
+    free(gone);
+}
+
+void fp_node_forget_pending(fp_memnode *node, const fp_client *client)
+{
+    fp_pending **link = &node->pending;
+    while (*link) {
+        if ((*link)->client == client)
+            unlink_pending(node, link);
+        else
+            link = &(*link)->next;
+    }
+}
+
+void fp_node_retry_pending(fp_memnode *node)
+{
+    /* Answering may drop clients and with them entries: begin again from the first each time. */
+    while (node->pending && try_grant(node, *node->pending))
+        ;
+}
+
+/* ---- the other requests ---------------------------------------------------------------------- */
+
+/* The grant that partition and epoch of the request name. */
+static int current_grant(const fp_memnode *node, fp_grant **out)
+{
+    const fp_msg *msg = &node->request;
+    *out = find_grant(node, msg->partition);
+    if (!*out)
+        return fp_error(FARPOOL_E_NOTFOUND, "partition %" PRIu64 " has no slab here", msg->partition);
+    if ((*out)->epoch != msg->epoch)
+        return fp_error(FARPOOL_E_FENCED,
+                        "partition %" PRIu64 " is held under epoch %" PRIu64 ", not %" PRIu64,
+                        msg->partition, (*out)->epoch, msg->epoch);
+    return 0;
+}
+
+static void handle_attach(fp_memnode *node, fp_client *client)
+{
+    fp_grant *of;
+    int rc = current_grant(node, &of);
+    if (!rc)
+        rc = share_extents(node, client, of, node->request.first);
+    if (rc)
+        fp_node_refuse(node, client, node->request.request, rc);
+    else
+        fp_client_answer(node, client, node->request.request);
+}
+
+static void handle_release(fp_memnode *node, fp_client *client)
+{
+    fp_grant *of;
+    int rc = current_grant(node, &of);
+    if (rc) {
+        fp_node_refuse(node, client, node->request.request, rc);
+        return;
+    }
+    fp_log(FP_LOG_INFO, "partition %" PRIu64 " epoch %" PRIu64 ": released by %s", of->partition,
+           of->epoch, client->name);
+    node->answer.type = FP_MSG_RELEASE_OK;
+    node->answer.partition = of->partition;
+    node->answer.epoch = of->epoch;
+    release(node, of);
+    fp_client_answer(node, client, node->request.request);
+}
+
+static void handle_hello(fp_memnode *node, fp_client *client)
+{
+    client->greeted = true;
+    snprintf(client->name, sizeof client->name, "%s", node->request.text);
+    node->answer.type = FP_MSG_HELLO_OK;
+    node->answer.boot_id = node->boot_id;
+    snprintf(node->answer.text, sizeof node->answer.text, "%s", node->name);
+    fp_client_answer(node, client, node->request.request);
+}
+
+static void handle_usage(fp_memnode *node, fp_client *client)
+{
+    fp_memnode_usage usage;
+    fp_memnode_usage_get(node, &usage);
+    node->answer.type = FP_MSG_USAGE_OK;
+    node->answer.usage.bytes_total = usage.bytes_total;
+    node->answer.usage.bytes_granted = usage.bytes_granted;
+    node->answer.usage.partitions = usage.partitions;
+    node->answer.usage.connections = usage.connections;
+    node->answer.usage.cpu_ns = usage.cpu_ns;
+    node->answer.usage.data_bytes = usage.data_bytes;
+    fp_client_answer(node, client, node->request.request);
+}
+
+void fp_node_request(fp_memnode *node, fp_client *client)
+{
+    if (!client->greeted && node->request.type != FP_MSG_HELLO) {
+        int rc = fp_error(FARPOOL_E_PROTO, "the first message must be HELLO");
+        fp_node_refuse(node, client, node->request.request, rc);
+        return;
+    }
+    switch (node->request.type) {
+    case FP_MSG_HELLO:
+        handle_hello(node, client);
+        break;
+    case FP_MSG_GRANT:
+        handle_grant(node, client);
+        break;
+    case FP_MSG_ATTACH:
+        handle_attach(node, client);
+        break;
+    case FP_MSG_RELEASE:
+        handle_release(node, client);
+        break;
+    case FP_MSG_USAGE:
+        handle_usage(node, client);
+        break;
+    case FP_MSG_HELLO_OK:
+    case FP_MSG_EXTENTS:
+    case FP_MSG_RELEASE_OK:
+    case FP_MSG_USAGE_OK:
+    case FP_MSG_ERROR:
+        /* Answers to nothing. To answer them could go on for ever. */
+        fp_log(FP_LOG_WARN, "%s: cut off: it sent an answer (type %d) to no request",
+               fp_net_conn_peer(client->conn), (int)node->request.type);
+        fp_client_drop(node, client);
+        break;
+    }
+}
