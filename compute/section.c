@@ -23,9 +23,9 @@ enum { WINDOWS_MAX = 256 };
 static struct {
     _Atomic uintptr_t start, end;
 } windows[WINDOWS_MAX];
-static pthread_mutex_t windows_lock = PTHREAD_MUTEX_INITIALIZER; /* guards changes, and installed */
-static bool installed;
-static struct sigaction previous_bus, previous_segv; /* immutable once installed */
+static pthread_mutex_t windows_lock = PTHREAD_MUTEX_INITIALIZER; /* guards changes */
+/* Whose handlers ours replaced. Written under windows_lock before ours is installed. */
+static struct sigaction previous_bus, previous_segv;
 
 /* The calling thread's section, NULL outside. Only its thread and its handler touch it. */
 static __thread farpool_section *volatile current __attribute__((tls_model("initial-exec")));
@@ -49,18 +49,27 @@ static bool in_window(uintptr_t address)
     return false;
 }
 
+/* The calling thread is passing a fault on. */
+static __thread bool passing_on __attribute__((tls_model("initial-exec")));
+
 static void pass_on(int signal_number, siginfo_t *info, void *context)
 {
     const struct sigaction *previous = signal_number == SIGBUS ? &previous_bus : &previous_segv;
+    struct sigaction fatal = {.sa_handler = SIG_DFL};
+    if (passing_on) { /* the previous handler passes on to us: nobody wants it */
+        sigaction(signal_number, &fatal, NULL);
+        return;
+    }
+    passing_on = true;
     if (previous->sa_flags & SA_SIGINFO) {
         previous->sa_sigaction(signal_number, info, context);
     } else if (previous->sa_handler == SIG_DFL || previous->sa_handler == SIG_IGN) {
         /* A real fault: let it happen again with the default action, which ends the process. */
-        struct sigaction fatal = {.sa_handler = SIG_DFL};
         sigaction(signal_number, &fatal, NULL);
     } else {
         previous->sa_handler(signal_number);
     }
+    passing_on = false;
 }
 
 static void on_fault(int signal_number, siginfo_t *info, void *context)
@@ -75,23 +84,30 @@ static void on_fault(int signal_number, siginfo_t *info, void *context)
     pass_on(signal_number, info, context);
 }
 
-static int install_locked(void)
+/* Also when a handler that somebody installed after ours has taken its place: ours comes first again, and
+ * passes on to that one. */
+static int install_locked(int signal_number, struct sigaction *previous)
 {
-    if (installed)
-        return 0;
     struct sigaction action = {.sa_sigaction = on_fault,
                                .sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK};
+    struct sigaction now;
     sigemptyset(&action.sa_mask);
-    if (sigaction(SIGBUS, &action, &previous_bus) || sigaction(SIGSEGV, &action, &previous_segv))
-        return fp_error_sys("installing the handler for SIGBUS and SIGSEGV");
-    installed = true;
+    if (sigaction(signal_number, NULL, &now))
+        return fp_error_sys("looking at the handler for signal %d", signal_number);
+    if ((now.sa_flags & SA_SIGINFO) && now.sa_sigaction == on_fault)
+        return 0;
+    *previous = now;
+    if (sigaction(signal_number, &action, NULL))
+        return fp_error_sys("installing the handler for signal %d", signal_number);
     return 0;
 }
 
 int fp_section_window_add(void *start, size_t len)
 {
     pthread_mutex_lock(&windows_lock);
-    int rc = install_locked();
+    int rc = install_locked(SIGBUS, &previous_bus);
+    if (!rc)
+        rc = install_locked(SIGSEGV, &previous_segv);
     int i = 0;
     while (!rc && i < WINDOWS_MAX && atomic_load_explicit(&windows[i].start, memory_order_relaxed))
         i++;

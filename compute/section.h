@@ -7,7 +7,7 @@
 
 #include "farpool.h"
 
-/* Faults in [start, +len) may be restarted. Installs the handler the first time. Any thread. */
+/* Faults in [start, +len) may be restarted. Installs the handler, if it is not. Any thread. */
 int fp_section_window_add(void *start, size_t len) FARPOOL_MUST_CHECK;
 void fp_section_window_remove(void *start);
 

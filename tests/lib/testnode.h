@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A memory node in this process, served by a thread of its own: for tests of the pool and the tree. */
+#ifndef FP_TESTS_LIB_TESTNODE_H
+#define FP_TESTS_LIB_TESTNODE_H
+
+#include <stdint.h>
+
+#include "farpool.h"
+
+typedef struct test_node test_node;
+
+/* Serves `bytes` of memory at an address of its own choosing: scheme "shm" or "tcp". Ends the process
+ * with a message if that fails. */
+test_node *test_node_start(const char *scheme, uint64_t bytes);
+const char *test_node_uri(const test_node *node);
+/* Stops serving and frees the memory; connections break. */
+void test_node_stop(test_node *node);
+
+/* A pool with one partition on the nodes given. mapping: FARPOOL_MAPPING_*. Ends the process on failure. */
+void test_pool_open(test_node *const *nodes, unsigned count, enum farpool_mapping mapping,
+                    uint64_t pool_bytes, uint64_t slab_bytes, farpool_pool **pool,
+                    farpool_partition **partition);
+void test_pool_close(farpool_pool *pool, farpool_partition *partition);
+
+/* The number in the environment variable SEED, or the default; printed as "SEED=n". */
+uint64_t test_seed(uint64_t otherwise);
+uint64_t test_random(uint64_t *state);
+
+#endif

@@ -1,0 +1,280 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Shows what the pool promises a single thread: pages survive eviction bit by bit, in every size and both
+ * mappings; freed pages are gone; bad arguments and full slabs are errors; optimistic reads notice. */
+#include "farpool.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "tests/lib/testnode.h"
+
+enum { POOL_BYTES = 2 << 20, SLAB_BYTES = 32 << 20, NODE_BYTES = 64 << 20 };
+
+typedef struct fixture {
+    test_node *nodes[2];
+    farpool_pool *pool;
+    farpool_partition *part;
+} fixture;
+
+/* Called by the tests themselves, not as a cmocka fixture: cmocka puts its own handlers for SIGBUS and
+ * SIGSEGV in place around each function that it calls. */
+static void with_pool(enum farpool_mapping mapping, void (*test)(fixture *f))
+{
+    fixture f;
+    f.nodes[0] = test_node_start("shm", NODE_BYTES);
+    f.nodes[1] = test_node_start("shm", NODE_BYTES);
+    test_pool_open(f.nodes, 2, mapping, POOL_BYTES, SLAB_BYTES, &f.pool, &f.part);
+    test(&f);
+    test_pool_close(f.pool, f.part);
+    test_node_stop(f.nodes[0]);
+    test_node_stop(f.nodes[1]);
+}
+
+/* Fills a page with what only this page has, and checks it. */
+static void stamp(void *page, farpool_pid pid, unsigned order, uint64_t round)
+{
+    uint64_t *words = page;
+    for (size_t i = 0; i < (FARPOOL_UNIT_BYTES << order) / 8; i++)
+        words[i] = pid * 0x9E3779B97F4A7C15ull + i + (round << 48);
+}
+
+static void check_stamp(const void *page, farpool_pid pid, unsigned order, uint64_t round)
+{
+    const uint64_t *words = page;
+    for (size_t i = 0; i < (FARPOOL_UNIT_BYTES << order) / 8; i++)
+        assert_true(words[i] == pid * 0x9E3779B97F4A7C15ull + i + (round << 48));
+}
+
+static void pages_come_back(fixture *f)
+{
+    enum { PAGES = 2000 };
+    farpool_pid pids[PAGES];
+    unsigned orders[PAGES];
+    for (unsigned i = 0; i < PAGES; i++) {
+        orders[i] = i % 50 == 0 ? 5 : i % 10 == 0 ? 2 : 0;
+        void *page;
+        assert_int_equal(farpool_page_alloc(f->part, orders[i], &pids[i], &page), 0);
+        for (size_t b = 0; b < FARPOOL_UNIT_BYTES << orders[i]; b += 512)
+            assert_int_equal(((char *)page)[b], 0);
+        stamp(page, pids[i], orders[i], 0);
+        farpool_unfix(f->part, pids[i], FARPOOL_EXCLUSIVE);
+    }
+    for (uint64_t round = 0; round < 3; round++) {
+        for (unsigned i = 0; i < PAGES; i++) {
+            void *page;
+            assert_int_equal(farpool_fix(f->part, pids[i], FARPOOL_SHARED, &page), 0);
+            check_stamp(page, pids[i], orders[i], round);
+            assert_int_equal(farpool_page_order(f->part, pids[i]), orders[i]);
+            farpool_unfix(f->part, pids[i], FARPOOL_SHARED);
+            assert_int_equal(farpool_fix(f->part, pids[i], FARPOOL_EXCLUSIVE, &page), 0);
+            stamp(page, pids[i], orders[i], round + 1);
+            farpool_unfix(f->part, pids[i], FARPOOL_EXCLUSIVE);
+        }
+    }
+    farpool_stats stats;
+    farpool_stats_get(f->pool, &stats);
+    assert_true(stats.misses > PAGES);
+    assert_true(stats.evictions > PAGES);
+    assert_true(stats.written_back > PAGES);
+    assert_int_equal(stats.fault.count, stats.misses);
+    assert_true(farpool_latency_quantile(&stats.fault, 0.5) > 0);
+    for (unsigned i = 0; i < PAGES; i++) {
+        void *page;
+        assert_int_equal(farpool_fix(f->part, pids[i], FARPOOL_EXCLUSIVE, &page), 0);
+        farpool_page_free(f->part, pids[i]);
+        assert_int_equal(farpool_fix(f->part, pids[i], FARPOOL_SHARED, &page), FARPOOL_E_NOTFOUND);
+    }
+    farpool_stats_get(f->pool, &stats);
+    assert_true(stats.frames_used <= 64); /* a thread's stock of free frames */
+}
+
+static void prefetch_brings_pages(fixture *f)
+{
+    enum { PAGES = 1500, AHEAD = 64 };
+    farpool_pid pids[PAGES];
+    void *page;
+    for (unsigned i = 0; i < PAGES; i++) {
+        assert_int_equal(farpool_page_alloc(f->part, 0, &pids[i], &page), 0);
+        stamp(page, pids[i], 0, 7);
+        farpool_unfix(f->part, pids[i], FARPOOL_EXCLUSIVE);
+    }
+    for (unsigned i = 0; i < PAGES; i += AHEAD) {
+        unsigned n = PAGES - i < AHEAD ? PAGES - i : AHEAD;
+        farpool_prefetch(f->part, pids + i, n);
+        for (unsigned k = i; k < i + n; k++) {
+            assert_int_equal(farpool_fix(f->part, pids[k], FARPOOL_SHARED, &page), 0);
+            check_stamp(page, pids[k], 0, 7);
+            farpool_unfix(f->part, pids[k], FARPOOL_SHARED);
+        }
+    }
+    farpool_stats stats;
+    farpool_stats_get(f->pool, &stats);
+    assert_true(stats.prefetched > PAGES / 2);
+    farpool_pid nonsense[] = {FARPOOL_PID_NONE, 1u << 20, pids[0]};
+    farpool_prefetch(f->part, nonsense, 3);
+    farpool_prefetch(f->part, pids, PAGES); /* more than can be in flight; left for close to take in */
+}
+
+static void optimistic_reads_notice(fixture *f)
+{
+    farpool_pid pid;
+    void *page;
+    const void *seen;
+    uint64_t version;
+    assert_int_equal(farpool_page_alloc(f->part, 0, &pid, &page), 0);
+    stamp(page, pid, 0, 1);
+    farpool_unfix(f->part, pid, FARPOOL_EXCLUSIVE);
+    assert_int_equal(farpool_read_begin(f->part, pid, &seen, &version), 0);
+    check_stamp(seen, pid, 0, 1);
+    assert_int_equal(farpool_read_check(f->part, pid, version), 0);
+    assert_int_equal(farpool_fix(f->part, pid, FARPOOL_SHARED, &page), 0);
+    assert_int_equal(farpool_read_check(f->part, pid, version), 0); /* readers don't disturb */
+    farpool_unfix(f->part, pid, FARPOOL_SHARED);
+    assert_int_equal(farpool_fix(f->part, pid, FARPOOL_EXCLUSIVE, &page), 0);
+    assert_int_equal(farpool_read_check(f->part, pid, version), FARPOOL_E_RETRY);
+    farpool_unfix(f->part, pid, FARPOOL_EXCLUSIVE);
+    assert_int_equal(farpool_read_check(f->part, pid, version), FARPOOL_E_RETRY);
+    assert_int_equal(farpool_read_upgrade(f->part, pid, version, &page), FARPOOL_E_RETRY);
+    assert_int_equal(farpool_read_begin(f->part, pid, &seen, &version), 0);
+    assert_int_equal(farpool_read_upgrade(f->part, pid, version, &page), 0);
+    farpool_page_free(f->part, pid);
+    assert_int_equal(farpool_read_check(f->part, pid, version), FARPOOL_E_RETRY);
+    assert_int_equal(farpool_read_begin(f->part, pid, &seen, &version), FARPOOL_E_NOTFOUND);
+}
+
+/* Pushes everything else out of the pool. */
+static void flood(fixture *f)
+{
+    for (unsigned i = 0; i < 3 * POOL_BYTES / FARPOOL_UNIT_BYTES; i++) {
+        farpool_pid pid;
+        void *page;
+        assert_int_equal(farpool_page_alloc(f->part, 0, &pid, &page), 0);
+        farpool_unfix(f->part, pid, FARPOOL_EXCLUSIVE);
+    }
+}
+
+/* A read of a page that has gone meanwhile either restarts (vm) or is told so by the check (frames). */
+static void section_survives_eviction(fixture *f)
+{
+    farpool_pid pid;
+    void *page;
+    assert_int_equal(farpool_page_alloc(f->part, 0, &pid, &page), 0);
+    farpool_unfix(f->part, pid, FARPOOL_EXCLUSIVE);
+    volatile int restarts = 0;
+    volatile bool overtaken = false;
+    farpool_section section;
+    if (farpool_section_enter(&section)) {
+        restarts++;
+    } else {
+        const void *seen;
+        uint64_t version;
+        assert_int_equal(farpool_read_begin(f->part, pid, &seen, &version), 0);
+        flood(f);
+        (void)*(volatile const char *)seen;
+        overtaken = farpool_read_check(f->part, pid, version) == FARPOOL_E_RETRY;
+        farpool_section_leave(&section);
+    }
+    assert_int_equal(restarts + overtaken, 1);
+}
+
+static void errors_are_told(fixture *f)
+{
+    void *page;
+    farpool_pid pid;
+    assert_int_equal(farpool_fix(f->part, 12345, FARPOOL_SHARED, &page), FARPOOL_E_NOTFOUND);
+    assert_non_null(strstr(farpool_errmsg(), "12345"));
+    assert_int_equal(farpool_fix(f->part, FARPOOL_PID_NONE, FARPOOL_SHARED, &page),
+                     FARPOOL_E_NOTFOUND);
+    assert_int_equal(farpool_page_alloc(f->part, FARPOOL_ORDER_MAX + 1, &pid, &page),
+                     FARPOOL_E_TOO_BIG);
+    assert_int_equal(farpool_pool_close(f->pool), FARPOOL_E_BUSY);
+
+    /* every frame fixed: the next page has no place, and says so; then it has again */
+    farpool_pid held[POOL_BYTES / FARPOOL_UNIT_BYTES];
+    unsigned n = 0;
+    int rc;
+    while ((rc = farpool_page_alloc(f->part, 0, &held[n], &page)) == 0)
+        n++;
+    assert_int_equal(rc, FARPOOL_E_POOL_FULL);
+    assert_true(n > POOL_BYTES / FARPOOL_UNIT_BYTES - 16);
+    while (n--)
+        farpool_unfix(f->part, held[n], FARPOOL_EXCLUSIVE);
+
+    while ((rc = farpool_page_alloc(f->part, 0, &pid, &page)) == 0)
+        farpool_unfix(f->part, pid, FARPOOL_EXCLUSIVE);
+    assert_int_equal(rc, FARPOOL_E_NOSPACE);
+    assert_non_null(strstr(farpool_errmsg(), "slab"));
+}
+
+static void epochs_fence(fixture *f)
+{
+    const char *uris[] = {test_node_uri(f->nodes[0])};
+    farpool_pool_options pool_options;
+    farpool_pool_options_init(&pool_options);
+    farpool_pool *other;
+    assert_int_equal(farpool_pool_open(&pool_options, &other), 0);
+    farpool_partition_options options;
+    farpool_partition_options_init(&options);
+    options.memnodes = uris;
+    options.memnode_count = 1;
+    options.slab_bytes = 1 << 20;
+    farpool_partition *part;
+    assert_int_equal(farpool_partition_open(other, &options, &part), FARPOOL_E_FENCED);
+    options.epoch = 2;
+    assert_int_equal(farpool_partition_open(other, &options, &part), 0);
+    /* now the first owner's connections to that node are dead */
+    int rc = 0;
+    for (unsigned i = 0; i < 3000 && !rc; i++) {
+        farpool_pid pid;
+        void *page;
+        rc = farpool_page_alloc(f->part, 0, &pid, &page);
+        if (!rc)
+            farpool_unfix(f->part, pid, FARPOOL_EXCLUSIVE);
+    }
+    assert_true(rc == FARPOOL_E_NODE || rc == FARPOOL_E_FENCED);
+    assert_int_equal(farpool_partition_close(part), 0);
+    assert_int_equal(farpool_pool_close(other), 0);
+}
+
+#define BOTH(test)                                                                                 \
+    static void test##_frames(void **state)                                                        \
+    {                                                                                              \
+        (void)state;                                                                               \
+        with_pool(FARPOOL_MAPPING_FRAMES, test);                                                   \
+    }                                                                                              \
+    static void test##_vm(void **state)                                                            \
+    {                                                                                              \
+        (void)state;                                                                               \
+        with_pool(FARPOOL_MAPPING_VM, test);                                                       \
+    }
+BOTH(pages_come_back)
+BOTH(prefetch_brings_pages)
+BOTH(optimistic_reads_notice)
+BOTH(section_survives_eviction)
+BOTH(errors_are_told)
+BOTH(epochs_fence)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(pages_come_back_frames),
+        cmocka_unit_test(pages_come_back_vm),
+        cmocka_unit_test(prefetch_brings_pages_frames),
+        cmocka_unit_test(prefetch_brings_pages_vm),
+        cmocka_unit_test(optimistic_reads_notice_frames),
+        cmocka_unit_test(optimistic_reads_notice_vm),
+        cmocka_unit_test(section_survives_eviction_frames),
+        cmocka_unit_test(section_survives_eviction_vm),
+        cmocka_unit_test(errors_are_told_frames),
+        cmocka_unit_test(errors_are_told_vm),
+        cmocka_unit_test(epochs_fence_frames),
+        cmocka_unit_test(epochs_fence_vm),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
