@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "bench/lib/node.h"
+
+#include <jansson.h>
+#include <libgen.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static void fail(const char *what)
+{
+    perror(what);
+    exit(1);
+}
+
+/* farpool-memnode stands one directory above the benchmarks. */
+static void exec_memnode(const char *listen, uint64_t bytes, int ready_fd)
+{
+    char self[PATH_MAX] = "", path[PATH_MAX + 32], memory[32], fd[16];
+    if (readlink("/proc/self/exe", self, sizeof self - 1) < 0)
+        fail("bench: /proc/self/exe");
+    snprintf(path, sizeof path, "%s/../farpool-memnode", dirname(self));
+    snprintf(memory, sizeof memory, "%lluk", (unsigned long long)(bytes >> 10));
+    snprintf(fd, sizeof fd, "%d", ready_fd);
+    prctl(PR_SET_PDEATHSIG, SIGTERM);
+    execl(path, path, "--listen", listen, "--memory", memory, "--ready-fd", fd, "--log-level",
+          "error", (char *)NULL);
+    fail(path);
+}
+
+void bench_node_start(bench_node *node, const char *transport, uint64_t bytes)
+{
+    char listen[256];
+    int fds[2];
+    if (!strcmp(transport, "shm"))
+        snprintf(listen, sizeof listen, "shm:///tmp/farpool-bench-%d.sock", (int)getpid());
+    else /* verbs: the address that scripts/rxe-vm gives its RDMA device, unless told otherwise */
+        snprintf(listen, sizeof listen, "%s://%s:0", transport,
+                 getenv("FARPOOL_BENCH_HOST")       ? getenv("FARPOOL_BENCH_HOST")
+                 : strcmp(transport, "verbs") == 0 ? "10.77.0.1"
+                                                   : "127.0.0.1");
+    if (pipe(fds))
+        fail("bench: pipe");
+    node->pid = fork();
+    if (node->pid < 0)
+        fail("bench: fork");
+    if (!node->pid) {
+        close(fds[0]);
+        exec_memnode(listen, bytes, fds[1]);
+    }
+    close(fds[1]);
+    FILE *ready = fdopen(fds[0], "r");
+    json_t *json = ready ? json_loadf(ready, JSON_DISABLE_EOF_CHECK, NULL) : NULL;
+    const char *uri = json_string_value(json_array_get(json_object_get(json, "listen"), 0));
+    if (!uri) {
+        fprintf(stderr, "bench: farpool-memnode did not start\n");
+        exit(1);
+    }
+    snprintf(node->uri, sizeof node->uri, "%s", uri);
+    json_decref(json);
+    fclose(ready);
+}
+
+void bench_node_stop(bench_node *node)
+{
+    kill(node->pid, SIGTERM);
+    waitpid(node->pid, NULL, 0);
+}
+
+double bench_node_cpu_seconds(const bench_node *node)
+{
+    char path[64];
+    unsigned long user = 0, system = 0;
+    snprintf(path, sizeof path, "/proc/%d/stat", (int)node->pid);
+    FILE *file = fopen(path, "r");
+    if (!file || fscanf(file, "%*d (%*[^)]) %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu",
+                        &user, &system) != 2)
+        fail("bench: CPU time of the memory node");
+    fclose(file);
+    return (double)(user + system) / (double)sysconf(_SC_CLK_TCK);
+}
+
+void bench_pool_open(const bench_options *options, const bench_node *node, uint64_t pool_bytes,
+                     uint64_t slab_bytes, farpool_pool **pool, farpool_partition **partition)
+{
+    farpool_pool_options pool_options;
+    farpool_pool_options_init(&pool_options);
+    pool_options.pool_bytes = pool_bytes;
+    if (!strcmp(options->mapping, "vm"))
+        pool_options.mapping = FARPOOL_MAPPING_VM;
+    else if (!strcmp(options->mapping, "frames"))
+        pool_options.mapping = FARPOOL_MAPPING_FRAMES;
+    else {
+        fprintf(stderr, "bench: mapping '%s' is neither frames nor vm\n", options->mapping);
+        exit(2);
+    }
+    bench_check(farpool_pool_open(&pool_options, pool), "opening a pool");
+    farpool_partition_options partition_options;
+    const char *uris[] = {node->uri};
+    farpool_partition_options_init(&partition_options);
+    partition_options.memnodes = uris;
+    partition_options.memnode_count = 1;
+    partition_options.slab_bytes = slab_bytes;
+    bench_check(farpool_partition_open(*pool, &partition_options, partition),
+                "opening a partition");
+}
+
+void bench_pool_close(farpool_pool *pool, farpool_partition *partition)
+{
+    bench_check(farpool_partition_close(partition), "closing the partition");
+    bench_check(farpool_pool_close(pool), "closing the pool");
+}
