@@ -84,7 +84,7 @@ CLI := $(if $(CLI_SRC),$(B)/farpool)
 TESTS := $(patsubst tests/%.c,$(B)/tests/%,$(TEST_SRC))
 BENCHES := $(patsubst bench/%.c,$(B)/bench/%,$(BENCH_SRC))
 
-.PHONY: all help deps demo test check bench bench-programs tests tests-unit install uninstall format \
+.PHONY: all help deps deps-build demo test check bench bench-programs tests tests-unit install uninstall format \
 	lint clean FORCE
 .DELETE_ON_ERROR:
 .SECONDARY:
@@ -171,10 +171,13 @@ bench-programs: all $(BENCHES)
 
 # ---- what people call -------------------------------------------------------------------------
 
+# make -j runs prerequisites side by side, so what needs the packages is made by a second make.
 deps:
-	@scripts/install-deps
+	@scripts/install-deps test
+deps-build:
+	@scripts/install-deps build
 
-demo: deps
+demo: deps-build
 	@$(MAKE) --no-print-directory all
 	@scripts/demo $(DEMO_ARGS)
 
