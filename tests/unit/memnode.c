@@ -1,0 +1,396 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Shows what a memory node answers to whom: grants, fencing by epoch, extents that come back zeroed and
+ * under new keys, and what it does with clients that break the rules. Over shm, in this process. */
+#include "common/wire.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "common/clock.h"
+#include "common/error.h"
+#include "memnode/extents.h"
+#include "tests/lib/testnode.h"
+
+enum { NODE_EXTENTS = 8, WAIT_SECONDS = 10 };
+#define EXTENT_BYTES ((uint64_t)FP_SLOT_UNIT_BYTES << FP_EXTENT_ORDER_MIN)
+#define NODE_BYTES (NODE_EXTENTS * EXTENT_BYTES + 4096) /* what is over is not used */
+
+/* A client connection; its last answer and what became of it. */
+typedef struct client {
+    fp_poller *poller;
+    fp_conn *conn;
+    fp_msg msg;
+    uint32_t requests;
+    int closed; /* status of FP_NET_CLOSED */
+    int done;   /* status of the last READ or WRITE */
+    bool have_done, have_answer;
+} client;
+
+static test_node *node;
+static fp_net *net;
+static fp_mem memory;
+static fp_mr *mr;
+
+/* ---- a client -------------------------------------------------------------------------------- */
+
+static void look(client *c, int timeout_ms)
+{
+    fp_net_event events[8];
+    int n = fp_net_poll(c->poller, events, 8, timeout_ms);
+    assert_true(n >= 0);
+    for (int i = 0; i < n; i++) {
+        if (events[i].kind == FP_NET_RECV) {
+            assert_int_equal(fp_wire_decode(events[i].data, events[i].len, &c->msg), 0);
+            c->have_answer = true;
+        } else if (events[i].kind == FP_NET_CLOSED) {
+            c->closed = events[i].status;
+        } else if (events[i].kind == FP_NET_DONE && events[i].cookie) {
+            c->done = events[i].status;
+            c->have_done = true;
+        }
+    }
+}
+
+/* Until *flag (or, with NULL, until the connection is closed). */
+static void wait_for(client *c, const bool *flag)
+{
+    uint64_t deadline = fp_now_ns() + WAIT_SECONDS * 1000000000ull;
+    while (!(flag && *flag) && !c->closed && fp_now_ns() < deadline)
+        look(c, 100);
+    if (flag)
+        assert_true(*flag);
+    else
+        assert_int_not_equal(c->closed, 0);
+}
+
+static void send_bytes(client *c, const void *bytes, size_t len)
+{
+    fp_net_op op = {.kind = FP_NET_SEND, .sge_count = 1};
+    op.sge[0] = (fp_sge){.addr = (void *)(uintptr_t)bytes, .len = (uint32_t)len};
+    assert_int_equal(fp_net_post(c->conn, &op, 1), 0);
+}
+
+static void send_msg(client *c, fp_msg *msg)
+{
+    static uint8_t buffer[FP_NET_MESSAGE_MAX];
+    msg->request = ++c->requests;
+    send_bytes(c, buffer, fp_wire_encode(msg, buffer, sizeof buffer));
+}
+
+/* Sends and waits; the type of the answer, or the code of an ERROR. */
+static int ask(client *c, fp_msg msg)
+{
+    c->have_answer = false;
+    send_msg(c, &msg);
+    wait_for(c, &c->have_answer);
+    assert_int_equal(c->msg.request, c->requests);
+    return c->msg.type == FP_MSG_ERROR ? c->msg.code : (int)c->msg.type;
+}
+
+static void connect_silently(client *c)
+{
+    memset(c, 0, sizeof *c);
+    assert_int_equal(fp_net_poller_open(net, &c->poller), 0);
+    assert_int_equal(fp_net_connect(c->poller, test_node_uri(node), &c->conn), 0);
+}
+
+static void connect_client(client *c)
+{
+    connect_silently(c);
+    assert_int_equal(ask(c, (fp_msg){.type = FP_MSG_HELLO, .text = "test"}), FP_MSG_HELLO_OK);
+}
+
+static void disconnect(client *c)
+{
+    fp_net_conn_close(c->conn);
+    fp_net_poller_close(c->poller);
+}
+
+static int grant(client *c, uint64_t partition, uint64_t epoch, uint64_t bytes)
+{
+    return ask(c, (fp_msg){
+                      .type = FP_MSG_GRANT, .partition = partition, .epoch = epoch, .bytes = bytes});
+}
+
+static int attach(client *c, uint64_t partition, uint64_t epoch, uint32_t first)
+{
+    return ask(c, (fp_msg){
+                      .type = FP_MSG_ATTACH, .partition = partition, .epoch = epoch, .first = first});
+}
+
+static int release(client *c, uint64_t partition, uint64_t epoch)
+{
+    return ask(c, (fp_msg){.type = FP_MSG_RELEASE, .partition = partition, .epoch = epoch});
+}
+
+/* One transfer of 4 KiB between the local memory and the start of an extent. */
+static int transfer(client *c, enum fp_net_kind kind, fp_rkey extent, uint64_t offset)
+{
+    fp_net_op op = {.kind = kind,
+                    .cookie = 1,
+                    .remote_key = extent.key,
+                    .remote_addr = extent.addr + offset,
+                    .sge_count = 1};
+    op.sge[0] = (fp_sge){.addr = memory.addr, .len = 4096, .mr = mr};
+    c->have_done = false;
+    int rc = fp_net_post(c->conn, &op, 1);
+    if (rc)
+        return rc;
+    wait_for(c, &c->have_done);
+    return c->done;
+}
+
+static bool local_is(uint8_t byte)
+{
+    const uint8_t *bytes = memory.addr;
+    for (unsigned i = 0; i < 4096; i++) {
+        if (bytes[i] != byte)
+            return false;
+    }
+    return true;
+}
+
+static int setup(void **state)
+{
+    (void)state;
+    node = test_node_start("shm", NODE_BYTES);
+    assert_int_equal(fp_net_open(test_node_uri(node), NULL, &net), 0);
+    assert_int_equal(fp_mem_open(4096, 0, -1, &memory), 0);
+    assert_int_equal(fp_net_register(net, &memory, FP_NET_LOCAL, &mr), 0);
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    fp_net_unregister(mr);
+    fp_net_close(net);
+    fp_mem_close(&memory);
+    test_node_stop(node);
+    return 0;
+}
+
+/* ---- tests ----------------------------------------------------------------------------------- */
+
+static void hello_comes_first(void **state)
+{
+    (void)state;
+    client c;
+    connect_silently(&c);
+    assert_int_equal(ask(&c, (fp_msg){.type = FP_MSG_USAGE}), FARPOOL_E_PROTO);
+    assert_non_null(strstr(c.msg.text, "HELLO"));
+    assert_int_equal(ask(&c, (fp_msg){.type = FP_MSG_HELLO, .text = "me"}), FP_MSG_HELLO_OK);
+    assert_string_equal(c.msg.text, "testnode");
+    assert_int_not_equal(c.msg.boot_id, 0);
+    assert_int_equal(ask(&c, (fp_msg){.type = FP_MSG_USAGE}), FP_MSG_USAGE_OK);
+    assert_int_equal(c.msg.usage.bytes_total, NODE_EXTENTS * EXTENT_BYTES);
+    assert_int_equal(c.msg.usage.bytes_granted, 0);
+    assert_int_equal(c.msg.usage.connections, 1);
+    assert_int_not_equal(c.msg.usage.cpu_ns, 0);
+    assert_int_equal(c.msg.usage.data_bytes, 0);
+    disconnect(&c);
+}
+
+static void grant_is_whole_extents_and_usable(void **state)
+{
+    (void)state;
+    client c;
+    connect_client(&c);
+    assert_int_equal(grant(&c, 7, 3, EXTENT_BYTES + 1), FP_MSG_EXTENTS);
+    assert_int_equal(c.msg.partition, 7);
+    assert_int_equal(c.msg.epoch, 3);
+    assert_int_equal(c.msg.total, 2);
+    assert_int_equal(c.msg.count, 2);
+    assert_int_equal(c.msg.extent_bytes, EXTENT_BYTES);
+    fp_rkey extent = c.msg.extents[1];
+    assert_int_equal(extent.len, EXTENT_BYTES);
+    assert_true(c.msg.extents[0].key != extent.key);
+    memset(memory.addr, 1, 4096);
+    assert_int_equal(transfer(&c, FP_NET_READ, extent, EXTENT_BYTES - 4096), 0);
+    assert_true(local_is(0));
+    memset(memory.addr, 2, 4096);
+    assert_int_equal(transfer(&c, FP_NET_WRITE, extent, EXTENT_BYTES - 4096), 0);
+    memset(memory.addr, 1, 4096);
+    assert_int_equal(transfer(&c, FP_NET_READ, extent, EXTENT_BYTES - 4096), 0);
+    assert_true(local_is(2));
+    assert_int_equal(ask(&c, (fp_msg){.type = FP_MSG_USAGE}), FP_MSG_USAGE_OK);
+    assert_int_equal(c.msg.usage.bytes_granted, 2 * EXTENT_BYTES);
+    assert_int_equal(c.msg.usage.partitions, 1);
+    /* One byte beyond the extent is refused, and ends the connection. */
+    assert_int_equal(transfer(&c, FP_NET_READ, extent, EXTENT_BYTES - 4095), FARPOOL_E_ACCESS);
+    disconnect(&c);
+}
+
+static void refusals_say_why(void **state)
+{
+    (void)state;
+    client c;
+    connect_client(&c);
+    assert_int_equal(grant(&c, 0, 1, 1), FARPOOL_E_INVAL);
+    assert_int_equal(grant(&c, 1, 1, 0), FARPOOL_E_INVAL);
+    assert_int_equal(grant(&c, 1, 1, NODE_EXTENTS * EXTENT_BYTES + 1), FARPOOL_E_NOSPACE);
+    assert_non_null(strstr(c.msg.text, "32.5 MiB of 32.5 MiB are free"));
+    assert_int_equal(grant(&c, 1, 1, UINT64_MAX), FARPOOL_E_NOSPACE);
+    assert_int_equal(grant(&c, 1, 1, (NODE_EXTENTS - 1) * EXTENT_BYTES), FP_MSG_EXTENTS);
+    assert_int_equal(grant(&c, 2, 1, 2 * EXTENT_BYTES), FARPOOL_E_NOSPACE);
+    assert_non_null(strstr(c.msg.text, "4.1 MiB of 32.5 MiB are free"));
+    assert_int_equal(attach(&c, 2, 1, 0), FARPOOL_E_NOTFOUND);
+    assert_int_equal(release(&c, 2, 1), FARPOOL_E_NOTFOUND);
+    assert_int_equal(attach(&c, 1, 1, NODE_EXTENTS - 1), FARPOOL_E_INVAL);
+    assert_int_equal(release(&c, 1, 2), FARPOOL_E_FENCED);
+    assert_int_equal(attach(&c, 1, 1, 3), FP_MSG_EXTENTS); /* the rest of the list */
+    assert_int_equal(c.msg.first, 3);
+    assert_int_equal(c.msg.count, NODE_EXTENTS - 4);
+    assert_int_equal(c.msg.total, NODE_EXTENTS - 1);
+    disconnect(&c);
+}
+
+static void higher_epoch_cuts_off_and_keeps_the_slab(void **state)
+{
+    (void)state;
+    client old[2], other, new;
+    connect_client(&old[0]);
+    connect_client(&old[1]);
+    connect_client(&other);
+    connect_client(&new);
+    assert_int_equal(grant(&other, 6, 1, 1), FP_MSG_EXTENTS);
+    assert_int_equal(grant(&old[0], 5, 10, 1), FP_MSG_EXTENTS);
+    fp_rkey extent = old[0].msg.extents[0];
+    assert_int_equal(attach(&old[1], 5, 10, 0), FP_MSG_EXTENTS);
+    assert_int_equal(old[1].msg.extents[0].key, extent.key);
+    memset(memory.addr, 9, 4096);
+    assert_int_equal(transfer(&old[1], FP_NET_WRITE, extent, 64), 0);
+
+    assert_int_equal(grant(&new, 5, 10, 1), FARPOOL_E_FENCED);
+    assert_int_equal(grant(&new, 5, 9, 1), FARPOOL_E_FENCED);
+    assert_int_equal(attach(&new, 5, 11, 0), FARPOOL_E_FENCED);
+    /* Not enough: then nothing has changed either. */
+    assert_int_equal(grant(&new, 5, 11, UINT64_MAX), FARPOOL_E_NOSPACE);
+    assert_int_equal(transfer(&old[0], FP_NET_READ, extent, 64), 0);
+
+    assert_int_equal(grant(&new, 5, 11, 1), FP_MSG_EXTENTS);
+    /* Who was cut off can do nothing more, from before the answer on. */
+    memset(memory.addr, 8, 4096);
+    assert_int_not_equal(transfer(&old[0], FP_NET_WRITE, extent, 64), 0);
+    assert_int_not_equal(transfer(&old[1], FP_NET_WRITE, extent, 64), 0);
+    wait_for(&old[0], NULL);
+    wait_for(&old[1], NULL);
+    assert_int_equal(old[0].closed, FARPOOL_E_NODE);
+    assert_int_equal(transfer(&new, FP_NET_READ, new.msg.extents[0], 64), 0);
+    assert_true(local_is(9));
+    assert_int_equal(attach(&other, 6, 1, 0), FP_MSG_EXTENTS); /* other partitions notice nothing */
+    assert_int_equal(attach(&other, 5, 10, 0), FARPOOL_E_FENCED);
+    /* Who asks is not cut off, even if it used the slab under the old epoch. */
+    assert_int_equal(grant(&new, 5, 12, 3 * EXTENT_BYTES), FP_MSG_EXTENTS);
+    assert_int_equal(new.msg.total, 3);
+    assert_int_equal(transfer(&new, FP_NET_READ, new.msg.extents[0], 64), 0);
+    assert_true(local_is(9));
+    assert_int_equal(grant(&new, 5, 13, 1), FP_MSG_EXTENTS); /* and shrink again */
+    assert_int_equal(new.msg.total, 1);
+    disconnect(&old[0]);
+    disconnect(&old[1]);
+    disconnect(&other);
+    disconnect(&new);
+}
+
+static void released_memory_is_zeroed_and_its_keys_are_dead(void **state)
+{
+    (void)state;
+    client a;
+    connect_client(&a);
+    assert_int_equal(grant(&a, 1, 1, NODE_EXTENTS * EXTENT_BYTES), FP_MSG_EXTENTS);
+    fp_rkey keys[NODE_EXTENTS];
+    memcpy(keys, a.msg.extents, sizeof keys);
+    memset(memory.addr, 7, 4096);
+    for (unsigned i = 0; i < NODE_EXTENTS; i++) {
+        assert_int_equal(transfer(&a, FP_NET_WRITE, keys[i], 0), 0);
+        assert_int_equal(transfer(&a, FP_NET_WRITE, keys[i], EXTENT_BYTES - 4096), 0);
+    }
+    /* Both at once and for everything, so that the grant has to wait for the clearing. */
+    fp_msg msgs[2] = {{.type = FP_MSG_RELEASE, .partition = 1, .epoch = 1},
+                      {.type = FP_MSG_GRANT,
+                       .partition = 2,
+                       .epoch = 1,
+                       .bytes = NODE_EXTENTS * EXTENT_BYTES}};
+    send_msg(&a, &msgs[0]);
+    send_msg(&a, &msgs[1]);
+    do {
+        a.have_answer = false;
+        wait_for(&a, &a.have_answer);
+    } while (a.msg.type == FP_MSG_RELEASE_OK);
+    assert_int_equal(a.msg.type, FP_MSG_EXTENTS);
+    assert_int_equal(a.msg.partition, 2);
+    assert_int_equal(a.msg.total, NODE_EXTENTS);
+    for (unsigned i = 0; i < NODE_EXTENTS; i++) {
+        for (unsigned k = 0; k < NODE_EXTENTS; k++)
+            assert_true(a.msg.extents[i].key != keys[k].key);
+        memset(memory.addr, 1, 4096);
+        assert_int_equal(transfer(&a, FP_NET_READ, a.msg.extents[i], 0), 0);
+        assert_true(local_is(0));
+        assert_int_equal(transfer(&a, FP_NET_READ, a.msg.extents[i], EXTENT_BYTES - 4096), 0);
+        assert_true(local_is(0));
+    }
+    assert_int_equal(transfer(&a, FP_NET_READ, keys[0], 0), FARPOOL_E_ACCESS);
+    disconnect(&a);
+}
+
+static void a_grant_outlives_its_connections(void **state)
+{
+    (void)state;
+    client c;
+    connect_client(&c);
+    assert_int_equal(grant(&c, 4, 1, 1), FP_MSG_EXTENTS);
+    memset(memory.addr, 5, 4096);
+    assert_int_equal(transfer(&c, FP_NET_WRITE, c.msg.extents[0], 0), 0);
+    disconnect(&c);
+    connect_client(&c);
+    assert_int_equal(attach(&c, 4, 1, 0), FP_MSG_EXTENTS);
+    assert_int_equal(transfer(&c, FP_NET_READ, c.msg.extents[0], 0), 0);
+    assert_true(local_is(5));
+    disconnect(&c);
+}
+
+static void rule_breakers_harm_nobody(void **state)
+{
+    (void)state;
+    client bad, good;
+    connect_client(&good);
+    connect_silently(&bad);
+    /* Garbage is answered with an error... */
+    bad.have_answer = false;
+    send_bytes(&bad, "no message at all", 17);
+    wait_for(&bad, &bad.have_answer);
+    assert_int_equal(bad.msg.type, FP_MSG_ERROR);
+    assert_int_equal(bad.msg.code, FARPOOL_E_PROTO);
+    assert_int_equal(ask(&bad, (fp_msg){.type = FP_MSG_HELLO, .text = "bad"}), FP_MSG_HELLO_OK);
+    /* ... and an answer to nothing with being cut off. */
+    fp_msg msg = {.type = FP_MSG_RELEASE_OK};
+    send_msg(&bad, &msg);
+    wait_for(&bad, NULL);
+    assert_int_equal(ask(&good, (fp_msg){.type = FP_MSG_USAGE}), FP_MSG_USAGE_OK);
+    assert_int_equal(good.msg.usage.connections, 1);
+    disconnect(&bad);
+    disconnect(&good);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(hello_comes_first, setup, teardown),
+        cmocka_unit_test_setup_teardown(grant_is_whole_extents_and_usable, setup, teardown),
+        cmocka_unit_test_setup_teardown(refusals_say_why, setup, teardown),
+        cmocka_unit_test_setup_teardown(higher_epoch_cuts_off_and_keeps_the_slab, setup, teardown),
+        cmocka_unit_test_setup_teardown(released_memory_is_zeroed_and_its_keys_are_dead, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(a_grant_outlives_its_connections, setup, teardown),
+        cmocka_unit_test_setup_teardown(rule_breakers_harm_nobody, setup, teardown),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
