@@ -1,0 +1,377 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tests/lib/peer.h"
+
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "common/clock.h"
+#include "common/mem.h"
+
+#define MUST(call)                                                                                 \
+    do {                                                                                           \
+        int must_rc = (call);                                                                      \
+        if (must_rc < 0) {                                                                         \
+            fprintf(stderr, "%s:%d: %s: %d: %s\n", __FILE__, __LINE__, #call, must_rc,             \
+                    farpool_errmsg());                                                             \
+            abort();                                                                               \
+        }                                                                                          \
+    } while (0)
+
+static char current[FP_NET_URI_MAX];
+
+const char *peer_uri(void) { return current; }
+void peer_set_uri(const char *uri) { snprintf(current, sizeof current, "%s", uri); }
+bool peer_scheme_is(const char *scheme)
+{
+    return !strncmp(current, scheme, strlen(scheme)) && current[strlen(scheme)] == ':';
+}
+
+size_t peer_uris(const char **uris, size_t max)
+{
+    static char shm[64];
+    const char *given = getenv("FARPOOL_TEST_URI");
+    if (given && max) {
+        uris[0] = given;
+        return 1;
+    }
+    snprintf(shm, sizeof shm, "shm:///tmp/farpool-test-%d.sock", (int)getpid());
+    const char *all[] = {"tcp://127.0.0.1:0", shm};
+    size_t n = 0;
+    for (size_t i = 0; i < sizeof all / sizeof all[0] && n < max; i++)
+        uris[n++] = all[i];
+    return n;
+}
+
+int peer_for_each(int (*group)(const char *name))
+{
+    const char *uris[8];
+    size_t n = peer_uris(uris, 8);
+    int failures = 0;
+    alarm(300); /* a test that hangs fails */
+    for (size_t i = 0; i < n; i++) {
+        peer_set_uri(uris[i]);
+        failures += group(uris[i]);
+    }
+    return failures;
+}
+
+/* ---- the server ------------------------------------------------------------------------------ */
+
+static void answer(fp_conn *conn, const void *data, uint32_t len)
+{
+    fp_net_op op = {.kind = FP_NET_SEND,
+                    .sge_count = 1,
+                    .sge = {{.addr = (void *)(uintptr_t)data, .len = len}}};
+    int rc = fp_net_post(conn, &op, 1);
+    if (rc != FARPOOL_E_CLOSED && rc != FARPOOL_E_BUSY)
+        MUST(rc);
+}
+
+static void accepted(peer *p, fp_conn *conn)
+{
+    MUST(fp_net_share(conn, p->rw));
+    MUST(fp_net_share(conn, p->others[0]));
+    MUST(fp_net_share(conn, p->others[1]));
+    peer_keys keys = {
+        .rw = fp_net_rkey(p->rw),
+        .ro = fp_net_rkey(p->others[0]),
+        .wo = fp_net_rkey(p->others[1]),
+        .hidden = fp_net_rkey(p->others[2]),
+    };
+    answer(conn, &keys, sizeof keys);
+    atomic_fetch_add(&p->accepted, 1);
+}
+
+/* READs the client's memory (cookie 1), then writes it back further on (cookie 2). */
+static void use_client(peer *p, fp_conn *conn, uint64_t cookie)
+{
+    fp_net_op op = {.kind = cookie == 1 ? FP_NET_READ : FP_NET_WRITE,
+                    .cookie = cookie,
+                    .remote_key = p->client_key.key,
+                    .remote_addr = p->client_key.addr + (cookie == 1 ? 0 : 8192),
+                    .sge_count = 1,
+                    .sge = {{p->parts[2].addr, 4096, p->others[2]}}};
+    MUST(fp_net_post(conn, &op, 1));
+}
+
+static void message(peer *p, fp_conn *conn, const char *data, uint32_t len)
+{
+    uint64_t offset;
+    if (len == 0) {
+        answer(conn, data, 0);
+        return;
+    }
+    switch (data[0]) {
+    case 'e':
+        answer(conn, data, len);
+        break;
+    case 'x':
+        atomic_fetch_add(&p->closed, 1);
+        fp_net_conn_close(conn);
+        break;
+    case 'u':
+        fp_net_unregister(p->rw);
+        p->rw = NULL;
+        answer(conn, "u", 1);
+        break;
+    case 'c':
+        answer(conn, &p->imms, sizeof p->imms);
+        break;
+    case 'v':
+        memcpy(&offset, data + 1, sizeof offset);
+        answer(conn, (char *)p->mem.addr + offset, 8);
+        break;
+    case 'r':
+        memcpy(&p->client_key, data + 1, sizeof p->client_key);
+        use_client(p, conn, 1);
+        break;
+    default:
+        break;
+    }
+}
+
+static void step(peer *p, int timeout_ms)
+{
+    fp_net_event events[16];
+    int n = fp_net_poll(p->poller, events, 1, timeout_ms);
+    MUST(n);
+    for (int i = 0; i < n; i++) {
+        fp_net_event *e = &events[i];
+        if (e->kind == FP_NET_ACCEPTED) {
+            accepted(p, e->conn);
+        } else if (e->kind == FP_NET_RECV) {
+            message(p, e->conn, e->data, e->len);
+        } else if (e->kind == FP_NET_RECV_IMM) {
+            p->imms++;
+            uint32_t told[2] = {e->imm, e->len};
+            answer(e->conn, told, sizeof told);
+        } else if (e->kind == FP_NET_DONE && e->cookie == 1 && !e->status) {
+            use_client(p, e->conn, 2);
+        } else if (e->kind == FP_NET_DONE && e->cookie == 2 && !e->status) {
+            answer(e->conn, "r", 1);
+        } else if (e->kind == FP_NET_CLOSED) {
+            atomic_store(&p->last_status, e->status);
+            fp_net_conn_close(e->conn);
+            atomic_fetch_add(&p->closed, 1);
+        }
+    }
+}
+
+static void serve_open(peer *p, const char *uri)
+{
+    static const unsigned access[3] = {FP_NET_REMOTE_READ, FP_NET_REMOTE_WRITE, FP_NET_REMOTE_READ};
+    memset(p, 0, sizeof *p);
+    pthread_mutex_init(&p->lock, NULL);
+    pthread_mutex_init(&p->gate, NULL);
+    MUST(fp_net_open(uri, NULL, &p->net));
+    MUST(fp_net_poller_open(p->net, &p->poller));
+    MUST(fp_mem_open(PEER_BYTES, FP_MEM_SHARED, -1, &p->mem));
+    for (size_t i = 0; i < PEER_BYTES; i++)
+        ((uint8_t *)p->mem.addr)[i] = peer_byte(i);
+    MUST(fp_net_register(p->net, &p->mem, FP_NET_REMOTE_READ | FP_NET_REMOTE_WRITE, &p->rw));
+    for (int i = 0; i < 3; i++) {
+        MUST(fp_mem_open(PEER_PART, FP_MEM_SHARED, -1, &p->parts[i]));
+        MUST(fp_net_register(p->net, &p->parts[i], access[i], &p->others[i]));
+    }
+    MUST(fp_net_listen(p->poller, uri, &p->listener));
+    snprintf(p->uri, sizeof p->uri, "%s", fp_net_listener_uri(p->listener));
+}
+
+static void *serve(void *arg)
+{
+    peer *p = arg;
+    while (!atomic_load(&p->stop)) {
+        pthread_mutex_lock(&p->gate);
+        pthread_mutex_lock(&p->lock);
+        pthread_mutex_unlock(&p->gate);
+        step(p, 2);
+        pthread_mutex_unlock(&p->lock);
+    }
+    return NULL;
+}
+
+void peer_start(peer *p, const char *uri)
+{
+    serve_open(p, uri);
+    p->threaded = true;
+    if (pthread_create(&p->thread, NULL, serve, p))
+        abort();
+}
+
+pid_t peer_fork(const char *uri, char real_uri[FP_NET_URI_MAX])
+{
+    int fds[2];
+    if (pipe(fds))
+        abort();
+    pid_t pid = fork();
+    if (pid < 0)
+        abort();
+    if (pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        alarm(300);
+        static peer p;
+        serve_open(&p, uri);
+        if (write(fds[1], p.uri, sizeof p.uri) != sizeof p.uri)
+            _exit(1);
+        for (;;)
+            step(&p, 1000);
+    }
+    close(fds[1]);
+    if (read(fds[0], real_uri, FP_NET_URI_MAX) != FP_NET_URI_MAX)
+        abort();
+    close(fds[0]);
+    return pid;
+}
+
+void peer_pause(peer *p)
+{
+    pthread_mutex_lock(&p->gate);
+    pthread_mutex_lock(&p->lock);
+    pthread_mutex_unlock(&p->gate);
+}
+
+void peer_resume(peer *p) { pthread_mutex_unlock(&p->lock); }
+
+void peer_stop(peer *p)
+{
+    atomic_store(&p->stop, true);
+    if (p->threaded)
+        pthread_join(p->thread, NULL);
+    /* Those that clients have left open by now break here. */
+    while (atomic_load(&p->closed) < atomic_load(&p->accepted))
+        step(p, 100);
+    fp_net_listener_close(p->listener);
+    fp_net_poller_close(p->poller);
+    fp_net_unregister(p->rw);
+    for (int i = 0; i < 3; i++) {
+        fp_net_unregister(p->others[i]);
+        fp_mem_close(&p->parts[i]);
+    }
+    fp_net_close(p->net);
+    fp_mem_close(&p->mem);
+    pthread_mutex_destroy(&p->lock);
+    pthread_mutex_destroy(&p->gate);
+}
+
+/* ---- the client ------------------------------------------------------------------------------ */
+
+static int poll_one(client *c, fp_net_event *event, int timeout_ms)
+{
+    int n = fp_net_poll(c->poller, event, 1, timeout_ms);
+    MUST(n);
+    return n;
+}
+
+fp_net_event client_wait(client *c)
+{
+    fp_net_event event = {0};
+    uint64_t end = fp_now_ns() + PEER_WAIT_MS * UINT64_C(1000000);
+    while (fp_now_ns() < end) {
+        if (poll_one(c, &event, 100))
+            return event;
+    }
+    fail_msg("no event within %d ms", PEER_WAIT_MS);
+    return event;
+}
+
+fp_net_event client_expect(client *c, enum fp_net_event_kind kind, int status)
+{
+    fp_net_event event = client_wait(c);
+    if (event.kind != kind || event.status != status)
+        fail_msg("event %d with status %d (%s) instead of %d with %d", event.kind, event.status,
+                 event.conn ? fp_net_conn_reason(event.conn) : "", kind, status);
+    return event;
+}
+
+int client_do(client *c, fp_net_op op)
+{
+    op.cookie = 0x636f6f6b6965;
+    int rc = fp_net_post(c->conn, &op, 1);
+    if (rc)
+        return rc;
+    fp_net_event event = client_wait(c);
+    assert_int_equal(event.kind, FP_NET_DONE);
+    assert_int_equal(event.cookie, op.cookie);
+    assert_ptr_equal(event.conn, c->conn);
+    return event.status;
+}
+
+static fp_net_op make_op(client *c, enum fp_net_kind kind, fp_rkey key, uint64_t offset,
+                         size_t local, uint32_t len)
+{
+    return (fp_net_op){.kind = kind,
+                       .remote_key = key.key,
+                       .remote_addr = key.addr + offset,
+                       .sge_count = 1,
+                       .sge = {{(char *)c->mem.addr + local, len, c->mr}}};
+}
+
+fp_net_op op_read(client *c, fp_rkey key, uint64_t offset, size_t local, uint32_t len)
+{
+    return make_op(c, FP_NET_READ, key, offset, local, len);
+}
+
+fp_net_op op_write(client *c, fp_rkey key, uint64_t offset, size_t local, uint32_t len)
+{
+    return make_op(c, FP_NET_WRITE, key, offset, local, len);
+}
+
+void client_send(client *c, const void *data, uint32_t len)
+{
+    fp_net_op op = {.kind = FP_NET_SEND,
+                    .sge_count = 1,
+                    .sge = {{.addr = (void *)(uintptr_t)data, .len = len}}};
+    assert_int_equal(fp_net_post(c->conn, &op, 1), 0);
+}
+
+int client_connect(client *c, const char *uri)
+{
+    int rc = fp_net_connect(c->poller, uri, &c->conn);
+    if (rc)
+        return rc;
+    fp_net_event event = client_expect(c, FP_NET_RECV, 0);
+    assert_int_equal(event.len, sizeof c->keys);
+    memcpy(&c->keys, event.data, sizeof c->keys);
+    return 0;
+}
+
+void client_open(client *c, peer *server, const char *uri)
+{
+    memset(c, 0, sizeof *c);
+    c->server = server;
+    MUST(fp_net_open(uri, NULL, &c->net));
+    MUST(fp_net_poller_open(c->net, &c->poller));
+    MUST(fp_mem_open(PEER_BYTES, FP_MEM_SHARED, -1, &c->mem));
+    MUST(fp_net_register(c->net, &c->mem, FP_NET_REMOTE_READ | FP_NET_REMOTE_WRITE, &c->mr));
+    MUST(client_connect(c, uri));
+}
+
+void client_close(client *c)
+{
+    if (c->conn)
+        fp_net_conn_close(c->conn);
+    fp_net_unregister(c->mr);
+    fp_net_poller_close(c->poller);
+    fp_net_close(c->net);
+    fp_mem_close(&c->mem);
+}
+
+void client_wait_counter(client *c, atomic_int *counter, int wanted)
+{
+    fp_net_event event;
+    uint64_t end = fp_now_ns() + PEER_WAIT_MS * UINT64_C(1000000);
+    while (atomic_load(counter) < wanted) {
+        if (fp_now_ns() > end)
+            fail_msg("%d instead of %d within %d ms", atomic_load(counter), wanted, PEER_WAIT_MS);
+        if (poll_one(c, &event, 1))
+            fail_msg("unexpected event %d", event.kind);
+    }
+}
