@@ -1,0 +1,280 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Shows how connections end: refused accesses, withdrawal, close, death of the peer (N1, N5, N6, N8). */
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+
+#include <cmocka.h>
+
+#include "common/clock.h"
+#include "tests/lib/peer.h"
+
+static peer server;
+static client c;
+
+static int setup(void **state)
+{
+    (void)state;
+    peer_start(&server, peer_uri());
+    client_open(&c, &server, server.uri);
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    client_close(&c);
+    peer_stop(&server);
+    return 0;
+}
+
+static uint8_t *local(size_t at) { return (uint8_t *)c.mem.addr + at; }
+
+/* N5: posts are refused afterwards, the reason has words, the peer learns of it; then all is well again. */
+static void check_broken(int status)
+{
+    fp_net_op op = op_read(&c, c.keys.rw, 0, 0, 64);
+    assert_int_equal(fp_net_post(c.conn, &op, 1), FARPOOL_E_CLOSED);
+    assert_int_equal(fp_net_share(c.conn, c.mr), FARPOOL_E_CLOSED);
+    assert_true(strlen(fp_net_conn_reason(c.conn)) > 10);
+    assert_int_equal(c.conn->status, status);
+    fp_net_event event;
+    assert_int_equal(fp_net_poll(c.poller, &event, 1, 20), 0); /* CLOSED came once */
+    client_wait_counter(&c, &server.closed, 1);
+    fp_net_conn_close(c.conn);
+    c.conn = NULL;
+    assert_int_equal(client_connect(&c, server.uri), 0);
+    assert_int_equal(client_do(&c, op_read(&c, c.keys.rw, 64, 0, 64)), 0);
+}
+
+static void refused(fp_net_op op)
+{
+    fp_net_op ops[4] = {op_read(&c, c.keys.rw, 0, 0, 64), op, op_read(&c, c.keys.rw, 0, 128, 64),
+                        op_write(&c, c.keys.rw, 0, 128, 64)};
+    static const int statuses[4] = {0, FARPOOL_E_ACCESS, FARPOOL_E_CLOSED, FARPOOL_E_CLOSED};
+    for (uint64_t i = 0; i < 4; i++)
+        ops[i].cookie = i;
+    assert_int_equal(fp_net_post(c.conn, ops, 4), 0);
+    for (int i = 0; i < 4; i++)
+        assert_int_equal(client_expect(&c, FP_NET_DONE, statuses[i]).cookie, i);
+    client_expect(&c, FP_NET_CLOSED, FARPOOL_E_ACCESS);
+    check_broken(FARPOOL_E_ACCESS);
+}
+
+static void unknown_key(void **state)
+{
+    (void)state;
+    fp_rkey wrong = c.keys.rw;
+    wrong.key ^= 0x10;
+    refused(op_read(&c, wrong, 0, 4096, 64));
+}
+
+static void read_beyond_the_end(void **state)
+{
+    (void)state;
+    refused(op_read(&c, c.keys.rw, PEER_BYTES - 63, 4096, 64));
+}
+
+static void write_beyond_the_end(void **state)
+{
+    (void)state;
+    refused(op_write(&c, c.keys.rw, PEER_BYTES - 63, 4096, 64));
+}
+
+static void read_before_the_start(void **state)
+{
+    (void)state;
+    refused(op_read(&c, c.keys.rw, (uint64_t)-1, 4096, 64));
+}
+
+static void addresses_that_wrap(void **state)
+{
+    (void)state;
+    fp_net_op op = op_read(&c, c.keys.rw, 0, 4096, 4096);
+    op.remote_addr = UINT64_MAX - 100;
+    refused(op);
+}
+
+static void write_to_read_only(void **state)
+{
+    (void)state;
+    refused(op_write(&c, c.keys.ro, 0, 4096, 64));
+}
+
+static void read_of_write_only(void **state)
+{
+    (void)state;
+    refused(op_read(&c, c.keys.wo, 0, 4096, 64));
+}
+
+static void registered_but_not_shared(void **state)
+{
+    (void)state;
+    if (peer_scheme_is("verbs"))
+        skip(); /* there the key alone is the capability */
+    refused(op_read(&c, c.keys.hidden, 0, 4096, 64));
+}
+
+static void what_is_granted_works(void **state)
+{
+    (void)state;
+    assert_int_equal(client_do(&c, op_read(&c, c.keys.ro, PEER_PART - 64, 0, 64)), 0);
+    assert_int_equal(client_do(&c, op_write(&c, c.keys.wo, PEER_PART - 64, 0, 64)), 0);
+    assert_int_equal(client_do(&c, op_read(&c, c.keys.rw, PEER_BYTES - 64, 0, 64)), 0);
+}
+
+/* After fp_net_unregister no peer reaches the memory. */
+static void withdrawn_memory(void **state)
+{
+    (void)state;
+    client_send(&c, "u", 1);
+    client_expect(&c, FP_NET_DONE, 0);
+    client_expect(&c, FP_NET_RECV, 0);
+    fp_net_op op = op_write(&c, c.keys.rw, 0, 0, 4096);
+    memset(local(0), 0xee, 4096);
+    assert_int_equal(fp_net_post(c.conn, &op, 1), 0);
+    fp_net_event event = client_wait(&c);
+    assert_int_equal(event.kind, FP_NET_DONE);
+    if (!peer_scheme_is("verbs") || event.status != FARPOOL_E_NODE)
+        assert_int_equal(event.status, FARPOOL_E_ACCESS);
+    client_expect(&c, FP_NET_CLOSED, event.status);
+    client_wait_counter(&c, &server.closed, 1);
+    assert_int_equal(*(uint8_t *)server.mem.addr, peer_byte(0));
+}
+
+/* N6 */
+static void close_with_operations_in_flight(void **state)
+{
+    (void)state;
+    for (int round = 0; round < 10; round++) {
+        fp_net_op ops[64];
+        for (uint32_t i = 0; i < 64; i++)
+            ops[i] = op_read(&c, c.keys.rw, i * 65536, i * 65536, 65536);
+        assert_int_equal(fp_net_post(c.conn, ops, 64), 0);
+        fp_net_event event;
+        for (int i = 0; i < round; i++)
+            client_wait(&c);
+        fp_net_conn_close(c.conn);
+        c.conn = NULL;
+        memset(local(0), 0xaa, 64 * 65536);
+        assert_int_equal(fp_net_poll(c.poller, &event, 1, 5), 0);
+        client_wait_counter(&c, &server.closed, round + 1);
+        for (size_t i = 0; i < 64 * 65536; i += 64)
+            assert_int_equal(*local(i), 0xaa);
+        assert_int_equal(client_connect(&c, server.uri), 0);
+    }
+}
+
+static void the_peer_closes(void **state)
+{
+    (void)state;
+    client_send(&c, "x", 1);
+    int status = 0;
+    for (bool closed = false; !closed;) {
+        fp_net_event event = client_wait(&c);
+        closed = event.kind == FP_NET_CLOSED;
+        status = event.status;
+    }
+    assert_int_equal(status, FARPOOL_E_NODE);
+    check_broken(FARPOOL_E_NODE);
+}
+
+/* Operations posted until the connection breaks: each completes once, in order, and nothing hangs. */
+static void pump_until_broken(uint64_t kill_after, pid_t victim)
+{
+    uint64_t posted = 0, done = 0;
+    int first_failure = 0;
+    uint64_t killed_ns = 0;
+    for (;;) {
+        while (posted - done < 32 && !first_failure) {
+            uint32_t at = (uint32_t)(posted % 64) * 8192;
+            fp_net_op op = posted % 4 ? op_read(&c, c.keys.rw, at, at, 4096)
+                                      : op_write(&c, c.keys.rw, at, at, 4096);
+            op.cookie = posted;
+            int rc = fp_net_post(c.conn, &op, 1);
+            if (rc) {
+                assert_int_equal(rc, FARPOOL_E_CLOSED);
+                break;
+            }
+            posted++;
+        }
+        fp_net_event event = client_wait(&c);
+        if (event.kind == FP_NET_CLOSED) {
+            assert_int_equal(event.status, FARPOOL_E_NODE);
+            break;
+        }
+        assert_int_equal(event.kind, FP_NET_DONE);
+        assert_int_equal(event.cookie, done);
+        done++;
+        if (first_failure)
+            assert_int_equal(event.status, FARPOOL_E_CLOSED);
+        else if (event.status)
+            assert_int_equal(first_failure = event.status, FARPOOL_E_NODE);
+        if (done == kill_after) {
+            assert_int_equal(kill(victim, SIGKILL), 0);
+            killed_ns = fp_now_ns();
+        }
+    }
+    assert_int_equal(posted, done);
+    assert_true(done >= kill_after);
+    assert_true(fp_now_ns() - killed_ns < UINT64_C(5000000000));
+    assert_true(strlen(fp_net_conn_reason(c.conn)) > 10);
+}
+
+static void the_peer_is_killed(void **state)
+{
+    (void)state;
+    if (peer_scheme_is("sim"))
+        skip();
+    char uri[FP_NET_URI_MAX];
+    pid_t pid = peer_fork(peer_uri(), uri);
+    client_open(&c, NULL, uri);
+    pump_until_broken(500, pid);
+    assert_int_equal(waitpid(pid, NULL, 0), pid);
+    fp_net_conn_close(c.conn);
+    c.conn = NULL;
+    assert_int_equal(client_connect(&c, uri), FARPOOL_E_NODE);
+    client_close(&c);
+    /* A new one takes the address of the dead. */
+    pid = peer_fork(uri, uri);
+    client_open(&c, NULL, uri);
+    assert_int_equal(client_do(&c, op_read(&c, c.keys.rw, 0, 0, 4096)), 0);
+    client_close(&c);
+    kill(pid, SIGKILL);
+    assert_int_equal(waitpid(pid, NULL, 0), pid);
+}
+
+/* An idle connection learns of the death, too, without posting. */
+static void death_is_noticed_when_idle(void **state)
+{
+    (void)state;
+    if (peer_scheme_is("sim"))
+        skip();
+    char uri[FP_NET_URI_MAX];
+    pid_t pid = peer_fork(peer_uri(), uri);
+    client_open(&c, NULL, uri);
+    assert_int_equal(kill(pid, SIGKILL), 0);
+    client_expect(&c, FP_NET_CLOSED, FARPOOL_E_NODE);
+    assert_int_equal(waitpid(pid, NULL, 0), pid);
+    client_close(&c);
+}
+
+static int group(const char *name)
+{
+    const struct CMUnitTest tests[] = {
+#define T(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
+        cmocka_unit_test(the_peer_is_killed), /* first: fork before there is a net */
+        cmocka_unit_test(death_is_noticed_when_idle),
+        T(unknown_key), T(read_beyond_the_end), T(write_beyond_the_end), T(read_before_the_start),
+        T(addresses_that_wrap), T(write_to_read_only), T(read_of_write_only),
+        T(registered_but_not_shared), T(what_is_granted_works), T(withdrawn_memory),
+        T(close_with_operations_in_flight), T(the_peer_closes),
+#undef T
+    };
+    return cmocka_run_group_tests_name(name, tests, NULL, NULL);
+}
+
+int main(void) { return peer_for_each(group); }
