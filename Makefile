@@ -221,7 +221,7 @@ lint:
 	@scripts/lint
 
 clean:
-	rm -rf build build-asan build-tsan $(filter-out . / ..,$(B))
+	rm -rf build build-asan build-tsan build-clang $(filter-out . / ..,$(B))
 
 # `make print-ALL_SRC` tells the scripts what make knows.
 print-%:
