@@ -1,0 +1,192 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A message is a header of 16 bytes (magic, version, type, length of the body, request number) and a body
+ * whose fields each type names in `bodies` below. Encoding and decoding walk the same table, so they
+ * can't disagree.
+ */
+#include "common/wire.h"
+
+#include <endian.h>
+#include <string.h>
+
+#include "common/error.h"
+
+enum { MAGIC = 0x31775046 /* "FPw1" */, HEADER_BYTES = 16 };
+
+/* One letter per field, in order:
+ *   P partition  E epoch  B bytes  I boot_id  F first  T text  C code  U usage
+ *   X total, first, count, extent_bytes, then count times key, addr, len */
+static const char *const bodies[] = {
+    [FP_MSG_HELLO] = "T",    [FP_MSG_HELLO_OK] = "IT", [FP_MSG_GRANT] = "PEB",
+    [FP_MSG_ATTACH] = "PEF", [FP_MSG_EXTENTS] = "PEX", [FP_MSG_RELEASE] = "PE",
+    [FP_MSG_RELEASE_OK] = "", [FP_MSG_USAGE] = "",     [FP_MSG_USAGE_OK] = "U",
+    [FP_MSG_ERROR] = "CT",
+};
+
+typedef struct cursor {
+    uint8_t *at, *end;
+    bool decode;
+    bool bad; /* decode: too short; encode: no room */
+} cursor;
+
+static void bytes(cursor *c, void *data, size_t len)
+{
+    if ((size_t)(c->end - c->at) < len) {
+        c->bad = true;
+        c->at = c->end;
+        return;
+    }
+    if (c->decode)
+        memcpy(data, c->at, len);
+    else
+        memcpy(c->at, data, len);
+    c->at += len;
+}
+
+static void u32(cursor *c, uint32_t *value)
+{
+    uint32_t wire = htole32(*value);
+    bytes(c, &wire, sizeof wire);
+    if (c->decode && !c->bad)
+        *value = le32toh(wire);
+}
+
+static void u64(cursor *c, uint64_t *value)
+{
+    uint64_t wire = htole64(*value);
+    bytes(c, &wire, sizeof wire);
+    if (c->decode && !c->bad)
+        *value = le64toh(wire);
+}
+
+static void text(cursor *c, char *string)
+{
+    uint32_t len = c->decode ? 0 : (uint32_t)strnlen(string, FP_WIRE_TEXT_MAX);
+    u32(c, &len);
+    if (len > FP_WIRE_TEXT_MAX)
+        c->bad = true;
+    if (c->bad)
+        return;
+    bytes(c, string, len);
+    if (!c->decode || c->bad)
+        return;
+    string[len] = 0;
+    if (memchr(string, 0, len))
+        c->bad = true;
+}
+
+static void extents(cursor *c, fp_msg *msg)
+{
+    u32(c, &msg->total);
+    u32(c, &msg->first);
+    u32(c, &msg->count);
+    u64(c, &msg->extent_bytes);
+    if (msg->count > FP_WIRE_EXTENTS_MAX || msg->first > msg->total ||
+        msg->count > msg->total - msg->first)
+        c->bad = true;
+    for (uint32_t i = 0; i < msg->count && !c->bad; i++) {
+        u64(c, &msg->extents[i].key);
+        u64(c, &msg->extents[i].addr);
+        u64(c, &msg->extents[i].len);
+    }
+}
+
+static void usage(cursor *c, fp_msg *msg)
+{
+    u64(c, &msg->usage.bytes_total);
+    u64(c, &msg->usage.bytes_granted);
+    u64(c, &msg->usage.partitions);
+    u64(c, &msg->usage.connections);
+    u64(c, &msg->usage.cpu_ns);
+    u64(c, &msg->usage.data_bytes);
+}
+
+static void body(cursor *c, fp_msg *msg)
+{
+    for (const char *field = bodies[msg->type]; *field && !c->bad; field++) {
+        switch (*field) {
+        case 'P':
+            u64(c, &msg->partition);
+            break;
+        case 'E':
+            u64(c, &msg->epoch);
+            break;
+        case 'B':
+            u64(c, &msg->bytes);
+            break;
+        case 'I':
+            u64(c, &msg->boot_id);
+            break;
+        case 'F':
+            u32(c, &msg->first);
+            break;
+        case 'T':
+            text(c, msg->text);
+            break;
+        case 'C': {
+            uint32_t code = (uint32_t)msg->code;
+            u32(c, &code);
+            msg->code = (int32_t)code;
+            break;
+        }
+        case 'U':
+            usage(c, msg);
+            break;
+        case 'X':
+            extents(c, msg);
+            break;
+        }
+    }
+}
+
+size_t fp_wire_encode(const fp_msg *msg, void *buffer, size_t capacity)
+{
+    FP_ASSERT(msg->type >= FP_MSG_HELLO && msg->type <= FP_MSG_ERROR);
+    FP_ASSERT(capacity >= HEADER_BYTES);
+    uint8_t *start = buffer;
+    cursor c = {.at = start + HEADER_BYTES, .end = start + capacity};
+    body(&c, (fp_msg *)(uintptr_t)msg); /* the walk that decodes, too; encoding only reads */
+    FP_ASSERT(!c.bad);
+    uint32_t words[4] = {
+        MAGIC,
+        FP_WIRE_VERSION | (uint32_t)msg->type << 16,
+        (uint32_t)(c.at - start) - HEADER_BYTES,
+        msg->request,
+    };
+    cursor header = {.at = start, .end = start + HEADER_BYTES};
+    for (int i = 0; i < 4; i++)
+        u32(&header, &words[i]);
+    return (size_t)(c.at - start);
+}
+
+int fp_wire_decode(const void *buffer, size_t len, fp_msg *msg)
+{
+    uint32_t words[4] = {0};
+    cursor c = {.at = (uint8_t *)(uintptr_t)buffer, .decode = true};
+    c.end = c.at + len;
+    memset(msg, 0, offsetof(fp_msg, extents));
+    memset(&msg->usage, 0, sizeof *msg - offsetof(fp_msg, usage));
+    for (int i = 0; i < 4; i++)
+        u32(&c, &words[i]);
+    unsigned version = words[1] & 0xFFFF, type = words[1] >> 16;
+    if (c.bad || words[0] != MAGIC)
+        return fp_error(FARPOOL_E_PROTO,
+                        "a message of %zu bytes that is none of farpool's: is the peer one?", len);
+    if (version != FP_WIRE_VERSION)
+        return fp_error(FARPOOL_E_PROTO,
+                        "a message of protocol version %u; this side speaks %d: upgrade the older",
+                        version, FP_WIRE_VERSION);
+    if (type < FP_MSG_HELLO || type > FP_MSG_ERROR)
+        return fp_error(FARPOOL_E_PROTO, "a message of unknown type %u (1 to %d are known)", type,
+                        FP_MSG_ERROR);
+    if (words[2] != (size_t)(c.end - c.at))
+        return fp_error(FARPOOL_E_PROTO, "a message of type %u with %zu bytes of body says %u", type,
+                        (size_t)(c.end - c.at), words[2]);
+    msg->type = (enum fp_msg_type)type;
+    msg->request = words[3];
+    body(&c, msg);
+    if (c.bad || c.at != c.end)
+        return fp_error(FARPOOL_E_PROTO, "a message of type %u with a body that does not fit it: "
+                        "%u bytes", type, words[2]);
+    return 0;
+}
