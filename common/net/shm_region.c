@@ -313,6 +313,7 @@ static int import_get(fp_shm_net *net, const fp_shm_packet *packet, int fd, fp_s
                    : fp_error(FARPOOL_E_NOMEM, "mapping shared memory: out of memory");
         if (rc) {
             free(found);
+            found = NULL;
         } else {
             *found = wanted;
             found->next = net->imports;

@@ -168,6 +168,9 @@ static void step(peer *p, int timeout_ms)
 static void serve_open(peer *p, const char *uri)
 {
     static const unsigned access[3] = {FP_NET_REMOTE_READ, FP_NET_REMOTE_WRITE, FP_NET_REMOTE_READ};
+    char address[FP_NET_URI_MAX]; /* uri may be p->uri */
+    snprintf(address, sizeof address, "%s", uri);
+    uri = address;
     memset(p, 0, sizeof *p);
     pthread_mutex_init(&p->lock, NULL);
     pthread_mutex_init(&p->gate, NULL);
