@@ -1,0 +1,348 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A B+-tree on the pool's public functions: how it works together. The node is told in btree_node.h.
+ *
+ * The root keeps its page for ever, so a lookup needs no page that only says where the root is. There are
+ * no links between leaves: whoever wants the next leaf goes down again with the fence of this one.
+ *
+ * Protocol (optimistic lock coupling; Leis, Haubenschild, Neumann, IEEE Data Eng. Bulletin 2019)
+ *   Readers take no latches. They go down by versions (btree_descend.c), read the leaf, and check its
+ *   version; if that has changed, they begin anew.
+ *   Writers go down in the same way, then turn the leaf's version into its exclusive latch. That the leaf
+ *   is still the right one follows from its version being the same: a leaf's fences change only under its
+ *   latch.
+ *   Changes of structure (btree_change.c) are separate steps with node and parent latched. An insert that
+ *   finds no room makes room first and then looks again; between the two, others may have used it.
+ *   Latches are waited for from the root to the leaf, a parent before its children, a leaf before pages of
+ *   values. Turning versions into latches never waits, so its order does not matter.
+ *   Whoever was overtaken FP_BTREE_TRIES times latches its way down, and cannot be overtaken any more: with
+ *   many writers, or a pool so small that pages leave while they are read, all get on all the same.
+ *
+ * Freed pages: a reader on its way may hold the pid of a page that was freed, or given to somebody else. It
+ * has not followed it before the parent's version was right, and looks at that once more when it has the
+ * page's version; E_NOTFOUND from such a page means the same as a changed version.
+ *
+ * Large values stand on a page of their own, which is never changed: a new value has a new page. Their
+ * reader latches the page and then checks the leaf's version: if the leaf is unchanged, it still refers to
+ * that page, which cannot be freed while it is latched. Writers free an old page after the leaf has
+ * forgotten it and was unlatched.
+ *
+ * Failures: an error of the pool (a memory node gone, no frames, no space) ends the operation with that
+ * code. The tree is whole, and a record is as it was before or as it should be after. What may be left is
+ * the page of a large value that nobody refers to, if it could not be fetched to be freed.
+ */
+#include "compute/btree.h"
+
+#include <stdlib.h>
+
+enum write_mode { INSERT, UPDATE, PUT };
+
+int fp_btree_overflow_write(const farpool_btree *tree, farpool_slice value, fp_btree_ref *ref)
+{
+    unsigned order = 0;
+    void *page;
+    farpool_pid pid;
+    while (((size_t)FARPOOL_UNIT_BYTES << order) < value.len)
+        order++;
+    int rc = farpool_page_alloc(tree->partition, order, &pid, &page);
+    if (rc)
+        return rc;
+    memcpy(page, value.data, value.len);
+    farpool_unfix(tree->partition, pid, FARPOOL_EXCLUSIVE);
+    *ref = (fp_btree_ref){pid, (uint32_t)value.len};
+    return 0;
+}
+
+int fp_btree_overflow_free(const farpool_btree *tree, const fp_btree_ref *ref)
+{
+    void *page;
+    int rc = farpool_fix(tree->partition, ref->pid, FARPOOL_EXCLUSIVE, &page);
+    if (!rc)
+        farpool_page_free(tree->partition, ref->pid);
+    return rc;
+}
+
+/* ---- handles ---------------------------------------------------------------------------------- */
+
+int farpool_btree_open(farpool_partition *partition, farpool_pid root, farpool_btree **tree)
+{
+    if (!partition || !tree)
+        return FARPOOL_E_INVAL;
+    void *page;
+    int rc = farpool_fix(partition, root, FARPOOL_SHARED, &page);
+    if (rc)
+        return rc;
+    const fp_btree_node *node = page;
+    bool is_root = node->magic == FP_BTREE_MAGIC && !node->has_upper && !node->lower_len;
+    farpool_unfix(partition, root, FARPOOL_SHARED);
+    if (!is_root)
+        return FARPOOL_E_CORRUPT;
+    *tree = malloc(sizeof **tree);
+    if (!*tree)
+        return FARPOOL_E_NOMEM;
+    **tree = (farpool_btree){partition, root};
+    return 0;
+}
+
+int farpool_btree_create(farpool_partition *partition, farpool_pid *root, farpool_btree **tree)
+{
+    if (!partition || !root || !tree)
+        return FARPOOL_E_INVAL;
+    farpool_btree *created = malloc(sizeof *created);
+    if (!created)
+        return FARPOOL_E_NOMEM;
+    void *page;
+    int rc = farpool_page_alloc(partition, 0, root, &page);
+    if (rc) {
+        free(created);
+        return rc;
+    }
+    farpool_slice none = {NULL, 0};
+    fp_btree_node_init(page, 0, none, false, none);
+    farpool_unfix(partition, *root, FARPOOL_EXCLUSIVE);
+    *created = (farpool_btree){partition, *root};
+    *tree = created;
+    return 0;
+}
+
+void farpool_btree_close(farpool_btree *tree) { free(tree); }
+
+static int check_key(const farpool_btree *tree, farpool_slice key)
+{
+    if (!tree || !key.data || key.len == 0)
+        return FARPOOL_E_INVAL;
+    return key.len > FARPOOL_KEY_MAX ? FARPOOL_E_TOO_BIG : 0;
+}
+
+/* ---- lookup ----------------------------------------------------------------------------------- */
+
+/* Where a lookup leaves what it found. */
+typedef struct found {
+    void *buffer;
+    size_t capacity, len;
+    bool overflow;
+    fp_btree_ref ref;
+} found;
+
+/* Reads the leaf, which may be changing: E_CORRUPT means nonsense, if the version is still the same. */
+FP_RACY static int read_leaf(const fp_btree_node *leaf, farpool_slice key, found *answer)
+{
+    bool equal;
+    unsigned at = fp_btree_search(leaf, key, &equal);
+    if (!equal)
+        return FARPOOL_E_NOTFOUND;
+    uint64_t slot = fp_racy_u64(&leaf->slots[at]);
+    farpool_slice value = fp_btree_value(leaf, slot);
+    if (!value.data)
+        return FARPOOL_E_CORRUPT;
+    answer->overflow = fp_btree_slot_overflow(slot);
+    if (answer->overflow) {
+        if (value.len != sizeof answer->ref)
+            return FARPOOL_E_CORRUPT;
+        fp_racy_copy(&answer->ref, value.data, sizeof answer->ref);
+        answer->len = answer->ref.len;
+        return answer->len > answer->capacity ? FARPOOL_E_TOO_BIG : 0;
+    }
+    answer->len = value.len;
+    if (value.len > answer->capacity)
+        return FARPOOL_E_TOO_BIG;
+    if (value.len)
+        fp_racy_copy(answer->buffer, value.data, value.len);
+    return 0;
+}
+
+static __attribute__((noinline)) int lookup_in_section(const farpool_btree *tree, farpool_slice key,
+                                                       found *answer, fp_btree_place *place)
+{
+    fp_btree_target target = {key, FP_BTREE_AT};
+    int rc = fp_btree_descend(tree, &target, 0, place);
+    if (rc)
+        return rc;
+    rc = read_leaf(place->node, key, answer);
+    return farpool_read_check(tree->partition, place->pid, place->version) ? FARPOOL_E_RETRY : rc;
+}
+
+static __attribute__((noinline)) int try_lookup(const farpool_btree *tree, farpool_slice key,
+                                                found *answer, fp_btree_place *place)
+{
+    farpool_section section;
+    if (farpool_section_enter(&section))
+        return FARPOOL_E_RETRY;
+    int rc = lookup_in_section(tree, key, answer, place);
+    farpool_section_leave(&section);
+    return rc;
+}
+
+/* The value's page is latched while it is copied. leaf: its version is checked, unless it is latched. */
+static int read_overflow(const farpool_btree *tree, const found *answer,
+                         const fp_btree_place *leaf)
+{
+    void *page;
+    int rc = farpool_fix(tree->partition, answer->ref.pid, FARPOOL_SHARED, &page);
+    if (leaf && (!rc || rc == FARPOOL_E_NOTFOUND) &&
+        farpool_read_check(tree->partition, leaf->pid, leaf->version)) {
+        if (!rc)
+            farpool_unfix(tree->partition, answer->ref.pid, FARPOOL_SHARED);
+        return FARPOOL_E_RETRY;
+    }
+    if (rc)
+        return rc == FARPOOL_E_NOTFOUND ? FARPOOL_E_CORRUPT : rc;
+    unsigned order = farpool_page_order(tree->partition, answer->ref.pid);
+    if (answer->len <= (size_t)FARPOOL_UNIT_BYTES << order)
+        memcpy(answer->buffer, page, answer->len);
+    else
+        rc = FARPOOL_E_CORRUPT;
+    farpool_unfix(tree->partition, answer->ref.pid, FARPOOL_SHARED);
+    return rc;
+}
+
+static int lookup_latched(const farpool_btree *tree, farpool_slice key, found *answer)
+{
+    fp_btree_target target = {key, FP_BTREE_AT};
+    fp_btree_latched held;
+    int rc = fp_btree_descend_latched(tree, &target, 0, -1, &held);
+    if (rc)
+        return rc;
+    rc = read_leaf(held.node, key, answer);
+    if (!rc && answer->overflow)
+        rc = read_overflow(tree, answer, NULL);
+    fp_btree_release(tree, &held);
+    return rc;
+}
+
+int farpool_btree_lookup(farpool_btree *tree, farpool_slice key, void *buffer, size_t capacity,
+                         size_t *len)
+{
+    int rc = check_key(tree, key);
+    if (rc || !len || (!buffer && capacity))
+        return rc ? rc : FARPOOL_E_INVAL;
+    found answer = {.buffer = buffer, .capacity = capacity};
+    for (unsigned tries = 0; tries < FP_BTREE_TRIES; tries++) {
+        fp_btree_place place;
+        rc = try_lookup(tree, key, &answer, &place);
+        if (!rc && answer.overflow)
+            rc = read_overflow(tree, &answer, &place);
+        if (rc != FARPOOL_E_RETRY)
+            break;
+        fp_btree_back_off(tries);
+    }
+    if (rc == FARPOOL_E_RETRY)
+        rc = lookup_latched(tree, key, &answer);
+    *len = answer.len;
+    return rc;
+}
+
+/* ---- writing ---------------------------------------------------------------------------------- */
+
+/* What stands in the leaf, and what stood there. */
+typedef struct change {
+    farpool_slice key, value;
+    bool overflow, had_overflow;
+    fp_btree_ref old;
+} change;
+
+static void note_old(const fp_btree_node *leaf, unsigned at, change *record)
+{
+    uint64_t slot = leaf->slots[at];
+    record->had_overflow = fp_btree_slot_overflow(slot);
+    if (record->had_overflow)
+        memcpy(&record->old, fp_btree_value(leaf, slot).data, sizeof record->old);
+}
+
+/* E_RETRY: there was no room; now there was some. */
+static int try_write(const farpool_btree *tree, change *record, enum write_mode mode)
+{
+    fp_btree_latched held;
+    bool equal;
+    int rc = fp_btree_take(tree, record->key, 0, false, &held);
+    if (rc)
+        return rc;
+    unsigned at = fp_btree_search(held.node, record->key, &equal);
+    unsigned bytes = fp_btree_record_bytes(held.node, record->key.len, record->value.len);
+    bool done = true;
+    if (equal && mode == INSERT) {
+        rc = FARPOOL_E_EXISTS;
+    } else if (!equal && mode == UPDATE) {
+        rc = FARPOOL_E_NOTFOUND;
+    } else if (equal) {
+        note_old(held.node, at, record);
+        done = fp_btree_node_replace(held.node, at, record->key, record->value, record->overflow);
+    } else {
+        done = fp_btree_node_insert(held.node, at, record->key, record->value, record->overflow);
+    }
+    fp_btree_release(tree, &held);
+    if (done)
+        return rc;
+    record->had_overflow = false;
+    rc = fp_btree_make_room(tree, record->key, 0, bytes);
+    return rc ? rc : FARPOOL_E_RETRY;
+}
+
+static int write_value(farpool_btree *tree, farpool_slice key, farpool_slice value,
+                       enum write_mode mode)
+{
+    fp_btree_ref ref;
+    int rc = check_key(tree, key);
+    if (rc || (!value.data && value.len))
+        return rc ? rc : FARPOOL_E_INVAL;
+    if (value.len > FARPOOL_VALUE_MAX)
+        return FARPOOL_E_TOO_BIG;
+    change record = {.key = key, .value = value};
+    if (key.len + value.len > FP_BTREE_RECORD_MAX && value.len > sizeof ref) {
+        rc = fp_btree_overflow_write(tree, value, &ref);
+        if (rc)
+            return rc;
+        record.overflow = true;
+        record.value = (farpool_slice){&ref, sizeof ref};
+    }
+    do
+        rc = try_write(tree, &record, mode);
+    while (rc == FARPOOL_E_RETRY);
+    /* The page of the value that did not get in, or of the one that went. What cannot be freed now is lost
+     * space, but no reason to tell the caller that the write had failed. */
+    if (rc && record.overflow)
+        fp_btree_overflow_free(tree, &ref);
+    if (!rc && record.had_overflow)
+        fp_btree_overflow_free(tree, &record.old);
+    return rc;
+}
+
+int farpool_btree_insert(farpool_btree *tree, farpool_slice key, farpool_slice value)
+{
+    return write_value(tree, key, value, INSERT);
+}
+
+int farpool_btree_update(farpool_btree *tree, farpool_slice key, farpool_slice value)
+{
+    return write_value(tree, key, value, UPDATE);
+}
+
+int farpool_btree_put(farpool_btree *tree, farpool_slice key, farpool_slice value)
+{
+    return write_value(tree, key, value, PUT);
+}
+
+int farpool_btree_delete(farpool_btree *tree, farpool_slice key)
+{
+    int rc = check_key(tree, key);
+    if (rc)
+        return rc;
+    fp_btree_latched held;
+    change record = {.key = key};
+    bool equal;
+    rc = fp_btree_take(tree, key, 0, false, &held);
+    if (rc)
+        return rc;
+    unsigned at = fp_btree_search(held.node, key, &equal);
+    if (equal) {
+        note_old(held.node, at, &record);
+        fp_btree_node_remove(held.node, at);
+    }
+    bool underfull = equal && fp_btree_node_used(held.node) <= FP_BTREE_UNDERFULL;
+    fp_btree_release(tree, &held);
+    if (record.had_overflow)
+        fp_btree_overflow_free(tree, &record.old);
+    if (underfull)
+        fp_btree_shrink(tree, key);
+    return equal ? 0 : FARPOOL_E_NOTFOUND;
+}

@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Inside the B+-tree: finding nodes, changing the tree's structure, values on pages of their own. The
+ * protocol is told in btree.c. Uses farpool.h only. */
+#ifndef FP_COMPUTE_BTREE_H
+#define FP_COMPUTE_BTREE_H
+
+#include "compute/btree_node.h"
+#include "farpool.h"
+
+struct farpool_btree { /* immutable after init */
+    farpool_partition *partition;
+    farpool_pid root;
+};
+
+/* Where an optimistic descent arrived. */
+typedef struct fp_btree_place {
+    farpool_pid pid;
+    uint64_t version;
+    const fp_btree_node *node;
+    farpool_pid parent; /* FARPOOL_PID_NONE: pid is the root */
+    uint64_t parent_version;
+    const fp_btree_node *parent_node;
+    int index; /* of the child in the parent */
+} fp_btree_place;
+
+/* Nodes that the thread has latched. */
+typedef struct fp_btree_latched {
+    farpool_pid pid;
+    fp_btree_node *node;
+    enum farpool_latch latch;
+    farpool_pid parent; /* FARPOOL_PID_NONE: none is held */
+    fp_btree_node *parent_node;
+    enum farpool_latch parent_latch;
+} fp_btree_latched;
+
+/* Times that something is tried optimistically before latches are taken on the whole way down. */
+enum { FP_BTREE_TRIES = 12 };
+
+/* Waits a little, longer with every failed try. */
+void fp_btree_back_off(unsigned tries);
+
+/* Goes down to the node of the level where the target belongs, without latches, in the caller's section.
+ * What is then read of *place is true if its version is. E_RETRY; E_NOTFOUND: the tree is lower. */
+int fp_btree_descend(const farpool_btree *tree, const fp_btree_target *target, unsigned level,
+                     fp_btree_place *place);
+
+/* The same with latches, parent's before child's: shared, but exclusive on levels up to `exclusive`
+ * (-1: none). *held has the node and its parent. E_NOTFOUND: the tree is lower, nothing is held. */
+int fp_btree_descend_latched(const farpool_btree *tree, const fp_btree_target *target, unsigned level,
+                             int exclusive, fp_btree_latched *held);
+
+/* Latches the leaf where key belongs exclusively, and with with_parent the node of any level and its parent
+ * (if it is not the root). No section may be open. E_NOTFOUND as above. */
+int fp_btree_take(const farpool_btree *tree, farpool_slice key, unsigned level, bool with_parent,
+                  fp_btree_latched *held);
+void fp_btree_release(const farpool_btree *tree, const fp_btree_latched *held);
+
+/* Makes room for `bytes` in the node of the level where key belongs, by splitting it. The node may be
+ * another one when this returns. */
+int fp_btree_make_room(const farpool_btree *tree, farpool_slice key, unsigned level,
+                       unsigned bytes);
+/* Merges the leaf where key belongs with a neighbour if both are rather empty, and so on upwards. What
+ * cannot be done now is left for the next time. */
+void fp_btree_shrink(const farpool_btree *tree, farpool_slice key);
+
+/* Puts a value on a page of its own. */
+int fp_btree_overflow_write(const farpool_btree *tree, farpool_slice value, fp_btree_ref *ref);
+/* Frees such a page after the last reference to it has gone. */
+int fp_btree_overflow_free(const farpool_btree *tree, const fp_btree_ref *ref);
+
+#endif
