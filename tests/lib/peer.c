@@ -174,7 +174,8 @@ static void serve_open(peer *p, const char *uri)
     memset(p, 0, sizeof *p);
     pthread_mutex_init(&p->lock, NULL);
     pthread_mutex_init(&p->gate, NULL);
-    MUST(fp_net_open(uri, NULL, &p->net));
+    fp_net_options options = {.connect_timeout_ms = 2000}; /* how long strangers may be silent */
+    MUST(fp_net_open(uri, &options, &p->net));
     MUST(fp_net_poller_open(p->net, &p->poller));
     MUST(fp_mem_open(PEER_BYTES, FP_MEM_SHARED, -1, &p->mem));
     for (size_t i = 0; i < PEER_BYTES; i++)
