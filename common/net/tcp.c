@@ -206,7 +206,7 @@ static int tcp_poller_fd(fp_poller *base) { return ((fp_tcp_poller *)base)->epfd
 
 void fp_tcp_give(fp_tcp_conn *conn, const fp_net_event *event, fp_tcp_message *message)
 {
-    fp_tcp_poller *poller = (fp_tcp_poller *)conn->base.poller;
+    fp_tcp_poller *poller = conn->poller;
     pthread_mutex_lock(&poller->lock);
     FP_ASSERT(poller->ring_tail - poller->ring_head <= poller->ring_mask);
     fp_tcp_entry *entry = &poller->ring[poller->ring_tail++ & poller->ring_mask];
@@ -242,6 +242,7 @@ int fp_tcp_conn_new(fp_tcp_poller *poller, int fd, const char *peer, fp_tcp_conn
         return rc;
     }
     conn->base.poller = &poller->base;
+    conn->poller = poller;
     snprintf(conn->base.peer, sizeof conn->base.peer, "%s", peer);
     conn->source.kind = FP_TCP_SOURCE_CONN;
     conn->fd = fd;
@@ -270,7 +271,7 @@ void fp_tcp_conn_free(fp_tcp_conn *conn)
 void fp_tcp_conn_bury(fp_tcp_conn *conn)
 {
     fp_tcp_net *net = fp_tcp_net_of(conn);
-    fp_tcp_poller *poller = (fp_tcp_poller *)conn->base.poller;
+    fp_tcp_poller *poller = conn->poller;
     pthread_mutex_lock(&net->lock);
     for (fp_tcp_conn **at = &net->conns; *at; at = &(*at)->next) {
         if (*at == conn) {

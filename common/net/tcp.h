@@ -70,7 +70,8 @@ typedef struct fp_tcp_source {
 } fp_tcp_source;
 
 typedef struct fp_tcp_listener {
-    fp_listener base;
+    fp_listener base; /* the poller's thread only */
+    struct fp_tcp_poller *poller; /* immutable after init */
     fp_tcp_source source;
     int fd;                       /* guarded by net->lock; -1 once closed */
     struct fp_tcp_listener *next; /* guarded by net->lock: in the net, or its graveyard */
@@ -141,6 +142,7 @@ typedef struct fp_tcp_tx {
 /* Everything is guarded by lock, unless it says otherwise. */
 typedef struct fp_tcp_conn {
     fp_conn base; /* the poller's thread only, but peer: immutable after init */
+    fp_tcp_poller *poller; /* immutable after init */
     fp_tcp_source source;
     pthread_mutex_t lock;
     struct fp_tcp_conn *next;     /* guarded by net->lock */
@@ -187,7 +189,7 @@ typedef struct fp_tcp_conn {
 
 static inline fp_tcp_net *fp_tcp_net_of(const fp_tcp_conn *conn)
 {
-    return (fp_tcp_net *)conn->base.poller->net;
+    return (fp_tcp_net *)conn->poller->base.net;
 }
 
 /* tcp_conn.c: called with the connection's lock held */

@@ -110,6 +110,7 @@ int fp_tcp_listen(fp_poller *base, const fp_uri *uri, fp_listener **out)
         goto err_resolved;
     }
     listener->base.poller = base;
+    listener->poller = (fp_tcp_poller *)base;
     listener->source.kind = FP_TCP_SOURCE_LISTENER;
     rc = bind_listen(list, uri, &listener->fd);
     if (rc)

@@ -43,7 +43,7 @@ static void accept_one(fp_tcp_net *net, fp_tcp_listener *listener, int fd,
     }
     fp_tcp_socket_options(fd);
     fp_tcp_name((const struct sockaddr *)from, len, peer, sizeof peer);
-    if (fp_tcp_conn_new((fp_tcp_poller *)listener->base.poller, fd, peer, &conn)) {
+    if (fp_tcp_conn_new(listener->poller, fd, peer, &conn)) {
         close(fd);
         return;
     }

@@ -77,9 +77,14 @@ static void answer(fp_conn *conn, const void *data, uint32_t len)
 
 static void accepted(peer *p, fp_conn *conn)
 {
-    MUST(fp_net_share(conn, p->rw));
-    MUST(fp_net_share(conn, p->others[0]));
-    MUST(fp_net_share(conn, p->others[1]));
+    fp_mr *shared[3] = {p->rw, p->others[0], p->others[1]};
+    atomic_fetch_add(&p->accepted, 1);
+    for (int i = 0; i < 3; i++) {
+        int rc = fp_net_share(conn, shared[i]);
+        if (rc == FARPOOL_E_CLOSED || rc == FARPOOL_E_NODE)
+            return; /* a stranger that has gone already: CLOSED comes */
+        MUST(rc);
+    }
     peer_keys keys = {
         .rw = fp_net_rkey(p->rw),
         .ro = fp_net_rkey(p->others[0]),
@@ -87,7 +92,6 @@ static void accepted(peer *p, fp_conn *conn)
         .hidden = fp_net_rkey(p->others[2]),
     };
     answer(conn, &keys, sizeof keys);
-    atomic_fetch_add(&p->accepted, 1);
 }
 
 /* READs the client's memory (cookie 1), then writes it back further on (cookie 2). */
