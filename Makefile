@@ -3,7 +3,7 @@
 #
 #   CC=gcc|clang           the compiler
 #   SAN=address,undefined  builds into build-asan/;  SAN=thread  into build-tsan/
-#   BUILD=DIR              builds somewhere else
+#   BUILD=DIR              builds somewhere else;  V=1 shows whole commands
 #   prefix, libdir, DESTDIR  as usual for install
 ifeq ($(origin CC),default)
 CC := gcc
@@ -108,6 +108,13 @@ help:
 	@echo 'make clean              removes every build directory'
 	@echo 'CC=gcc|clang SAN=address,undefined|thread change what is built'
 
+# Short lines by default, whole commands with V=1.
+ifeq ($(V),)
+Q = @echo '$(1)  $@';
+else
+Q =
+endif
+
 # ---- objects and archives ---------------------------------------------------------------------
 
 # Objects depend on the command line that makes them, so that changing CC or CFLAGS rebuilds.
@@ -118,7 +125,7 @@ $(B)/command: FORCE
 
 $(B)/obj/%.o: %.c $(B)/command
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) $(ALL_CFLAGS) -MMD -MP -c -o $@ $<
+	$(call Q,CC  )$(CC) $(CPPFLAGS) $(ALL_CFLAGS) -MMD -MP -c -o $@ $<
 
 # An archive also depends on the list of its members, so that a source that went away leaves it.
 define archive
@@ -127,7 +134,7 @@ $(1).list: FORCE
 	@[ "$$$$(cat $$@ 2>/dev/null)" = '$(2)' ] || echo '$(2)' >$$@
 $(1): $(call objects,$(2)) $(1).list
 	@rm -f $$@
-	$$(AR) rcs $$@ $(call objects,$(2))
+	$$(call Q,AR  )$$(AR) rcs $$@ $(call objects,$(2))
 endef
 $(eval $(call archive,$(INTERNAL),$(LIB_SRC)))
 $(eval $(call archive,$(LIBMEMNODE),$(MEMNODE_SRC)))
@@ -137,23 +144,23 @@ $(eval $(call archive,$(LIBBENCH),$(BENCH_LIB_SRC)))
 # ---- the library ------------------------------------------------------------------------------
 
 $(SHARED): $(call objects,$(LIB_SRC)) scripts/farpool.map $(INTERNAL).list
-	$(CC) -shared -Wl,-soname,libfarpool.so.$(SOMAJOR) -Wl,--version-script=scripts/farpool.map \
+	$(call Q,LINK)$(CC) -shared -Wl,-soname,libfarpool.so.$(SOMAJOR) -Wl,--version-script=scripts/farpool.map \
 		-Wl,-z,defs $(ALL_LDFLAGS) -o $@ $(call objects,$(LIB_SRC)) $(LIB_LIBS)
 $(B)/libfarpool.so.$(SOMAJOR): $(SHARED)
-	ln -sf $(<F) $@
+	@ln -sf $(<F) $@
 $(B)/libfarpool.so: $(SHARED)
-	ln -sf libfarpool.so.$(SOMAJOR) $@
+	@ln -sf libfarpool.so.$(SOMAJOR) $@
 
 # One object whose internals are local: a host's own symbols cannot clash with ours.
 $(STATIC): $(call objects,$(LIB_SRC)) $(INTERNAL).list
-	$(LD) -r -o $(B)/farpool.o $(call objects,$(LIB_SRC))
-	objcopy --wildcard --keep-global-symbol='farpool_*' $(B)/farpool.o
+	$(call Q,LINK)$(LD) -r -o $(B)/farpool.o $(call objects,$(LIB_SRC))
+	@objcopy --wildcard --keep-global-symbol='farpool_*' $(B)/farpool.o
 	@rm -f $@
-	$(AR) rcs $@ $(B)/farpool.o
+	@$(AR) rcs $@ $(B)/farpool.o
 
 # ---- programs ---------------------------------------------------------------------------------
 
-LINK = @mkdir -p $(@D); set -x; $(CC) $(ALL_LDFLAGS) -o $@ $(filter %.o %.a,$^)
+LINK = $(call Q,LINK)mkdir -p $(@D) && $(CC) $(ALL_LDFLAGS) -o $@ $(filter %.o %.a,$^)
 
 $(B)/farpool-memnode: $(call objects,$(MEMNODE_MAIN)) $(LIBMEMNODE) $(INTERNAL)
 	$(LINK) $(LIBS) $(MALLOC_LIBS)
