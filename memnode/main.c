@@ -114,13 +114,14 @@ static int tell_ready(const fp_memnode_options *options, const fp_memnode *node,
     if (!text) /* also when the name is not UTF-8 */
         return fp_error(FARPOOL_E_INVAL, "the node's name or an address can not be put into JSON");
     int rc = 0;
-    if (options->ready_fd >= 0) {
+    /* The file first: who has read from the descriptor may rely on it. */
+    if (options->ready_file[0])
+        rc = write_ready_file(options->ready_file, text);
+    if (!rc && options->ready_fd >= 0) {
         if (dprintf(options->ready_fd, "%s\n", text) < 0)
             rc = fp_error_sys("writing to descriptor %d", options->ready_fd);
         close(options->ready_fd);
     }
-    if (!rc && options->ready_file[0])
-        rc = write_ready_file(options->ready_file, text);
     free(text);
     notify_systemd("READY=1");
     return rc;

@@ -1,0 +1,125 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Shows farpool-memnode as a process: options and configuration with their mistakes, the ready file,
+# signals, an address that is taken, CPU time that stays flat when idle, and nothing left behind.
+set -euo pipefail
+memnode=${FARPOOL_BUILD:-build}/farpool-memnode
+dir=$(mktemp -d)
+node=
+cleanup() {
+    [ -z "$node" ] || kill -KILL "$node" 2>/dev/null || true
+    rm -rf "$dir"
+}
+trap cleanup EXIT
+
+fail() {
+    echo "FAILED: $*"
+    [ ! -s "$dir/err" ] || cat "$dir/err"
+    exit 1
+}
+
+# refused STATUS TEXT ARGUMENT...: the node ends with that status and says that.
+refused() {
+    local status=$1 text=$2 got=0
+    shift 2
+    timeout 60 "$memnode" "$@" >"$dir/out" 2>"$dir/err" || got=$?
+    [ "$got" = "$status" ] || fail "status $got, not $status: $*"
+    grep -qF -- "$text" "$dir/err" || fail "no '$text': $*"
+}
+
+# start ARGUMENT...: $node, and its line of JSON in $ready.
+start() {
+    rm -f "$dir/fifo"
+    mkfifo "$dir/fifo"
+    "$memnode" "$@" --ready-fd 9 9>"$dir/fifo" 2>"$dir/node.err" &
+    node=$!
+    read -r -t 60 ready <"$dir/fifo" || {
+        cat "$dir/node.err"
+        fail "not ready: $*"
+    }
+}
+
+# stop SIGNAL: ends with status 0.
+stop() {
+    local got=0
+    kill "-$1" "$node"
+    wait "$node" || got=$?
+    node=
+    [ "$got" = 0 ] || fail "status $got after SIG$1: $(cat "$dir/node.err")"
+}
+
+cpu_ticks() { # user and system time of a process, all threads
+    sed 's/.*) //' "/proc/$1/stat" | awk '{print $12 + $13}'
+}
+
+socket=$dir/node.sock
+
+# Options.
+timeout 10 "$memnode" --help >"$dir/out"
+for option in listen memory extent-units numa-node config log-level name ready-fd ready-file; do
+    grep -q -- "--$option " "$dir/out" || fail "--help does not name --$option"
+done
+timeout 10 "$memnode" --version | grep -q '^farpool-memnode [0-9]*\.[0-9]*\.[0-9]*$' || fail "--version"
+refused 2 'give --listen'
+refused 2 'unknown option --lisn' --lisn x
+refused 2 "unexpected argument 'x'" --listen "shm://$socket" x
+refused 2 "unknown transport" --listen carrier-pigeon://here
+refused 2 "port must be 0 to 65535" --listen tcp://127.0.0.1:99999
+refused 2 "--memory: 'much' is not a size" --listen "shm://$socket" --memory much
+refused 2 "--extent-units: 3000 is no power of two" --listen "shm://$socket" --extent-units 3000
+refused 2 "--extent-units: '512' is not a number from 1024" --listen "shm://$socket" --extent-units 512
+refused 2 "--log-level: 'loud' is not one of" --listen "shm://$socket" --log-level loud
+refused 2 "--ready-fd: descriptor 77 is not open" --listen "shm://$socket" --ready-fd 77
+refused 1 'is too little' --listen "shm://$socket" --memory 1m
+refused 1 'but this machine has' --listen "shm://$socket" --memory 4000t
+refused 1 "$dir/none/x.sock" --listen "shm://$dir/none/x.sock" --memory 8m
+refused 1 'NUMA node 1023' --listen "shm://$socket" --memory 8m --numa-node 1023
+
+# Configuration.
+refused 2 "$dir/missing.conf" --config "$dir/missing.conf"
+printf 'memory = 8m\nmemroy = 9m\n' >"$dir/bad.conf"
+refused 2 "$dir/bad.conf:2: unknown key 'memroy'" --config "$dir/bad.conf"
+printf '# a node\n\nmemory = big # too vague\n' >"$dir/bad.conf"
+refused 2 "$dir/bad.conf:3: memory: 'big' is not a size" --config "$dir/bad.conf"
+printf '# a node\nlisten = shm://%s.other\nlisten = shm://%s.third\nmemory = 16m\nname = filed\n' \
+    "$socket" "$socket" >"$dir/good.conf"
+
+# File alone: both its addresses.
+start --config "$dir/good.conf"
+[[ $ready == *'"name":"filed"'*"shm://$socket.other"*"shm://$socket.third"* ]] || fail "ready: $ready"
+stop TERM
+# Flags win: another address instead of the file's, two transports, port 0 resolved.
+start --config "$dir/good.conf" --listen "shm://$socket" --listen tcp://127.0.0.1:0 --memory 32m \
+    --ready-file "$dir/ready.json"
+[[ $ready == *'"pid":'"$node"* ]] || fail "ready: $ready"
+[[ $ready == *"shm://$socket\",\"tcp://127.0.0.1:"[1-9]* ]] || fail "ready: $ready"
+[[ $ready != *.other* ]] || fail "ready: $ready"
+[[ $ready == *'"extents":7,"extent_bytes":4259840'* ]] || fail "ready: $ready"
+[ "$(cat "$dir/ready.json")" = "$ready" ] || fail "ready file: $(cat "$dir/ready.json")"
+
+# Taken addresses.
+refused 1 "$socket" --listen "shm://$socket" --memory 8m
+tcp=$(sed 's/.*\(tcp:[^"]*\)".*/\1/' "$dir/ready.json")
+refused 1 "$tcp" --listen "$tcp" --memory 8m
+
+# Idle means idle.
+before=$(cpu_ticks "$node")
+sleep 2
+after=$(cpu_ticks "$node")
+[ $((after - before)) -le 2 ] || fail "$((after - before)) ticks of CPU in 2 s of idling"
+
+kill -USR1 "$node"
+stop TERM
+grep -q 'usage: 0 bytes granted of 28.4 MiB to 0 partitions' "$dir/node.err" || fail "$(cat "$dir/node.err")"
+grep -q 'ending on Terminated' "$dir/node.err" || fail "$(cat "$dir/node.err")"
+[ ! -e "$socket" ] || fail "$socket is left behind"
+[ ! -e "$dir/ready.json" ] || fail "the ready file is left behind"
+
+# A node that was killed leaves its socket; the next one takes it over.
+start --listen "shm://$socket" --memory 8m
+kill -KILL "$node"
+wait "$node" 2>/dev/null || true
+start --listen "shm://$socket" --memory 8m
+stop INT
+[ ! -e "$socket" ] || fail "$socket is left behind"
+echo "memnode_daemon: all as expected"
