@@ -33,7 +33,7 @@ echo "$serving"
 for run in 1 2; do # the second time shows that the first gave everything back
     out=$(timeout 60 "$dest/first" "shm://$dest/node.sock")
     echo "run $run: $out"
-    [[ $out =~ ^"the record of number 42 (1000 bytes); pages evicted: "([0-9]+)", faulted: "([0-9]+)$ ]]
+    [[ $out =~ ^"the record of number 42 (500 bytes); pages evicted: "([0-9]+)", faulted: "([0-9]+)$ ]]
     [ "${BASH_REMATCH[1]}" -gt 4000 ] && [ "${BASH_REMATCH[2]}" -gt 0 ]
 done
 
