@@ -151,13 +151,12 @@ static bool join(const fp_btree_node *left, const fp_btree_node *right, fp_btree
            fp_btree_node_used(merged) <= FP_BTREE_MERGED_MAX;
 }
 
-/* Merges with the right neighbour, or with the left one if there is none. If it can, the node is no longer
- * latched afterwards, and may be gone. */
-static bool merge_with_neighbour(const farpool_btree *tree, const fp_btree_latched *held, int index)
+/* Merges with the right or left neighbour. If it can, the node is no longer latched afterwards, and may be
+ * gone. */
+static bool merge(const farpool_btree *tree, const fp_btree_latched *held, int index, bool to_right)
 {
     fp_btree_node *parent = held->parent_node;
-    bool to_right = index + 1 < (int)parent->count;
-    if (!to_right && index < 0)
+    if (to_right ? index + 1 >= (int)parent->count : index < 0)
         return false;
     int right_index = to_right ? index + 1 : index;
     farpool_pid other_pid = fp_btree_child(parent, to_right ? index + 1 : index - 1);
@@ -207,7 +206,7 @@ void fp_btree_shrink(const farpool_btree *tree, farpool_slice key)
             return;
         }
         int index = fp_btree_child_index(held.parent_node, &target);
-        above = merge_with_neighbour(tree, &held, index);
+        above = merge(tree, &held, index, true) || merge(tree, &held, index, false);
         if (!above)
             farpool_unfix(tree->partition, held.pid, FARPOOL_EXCLUSIVE);
         bool lonely = held.parent_node->count == 0;
