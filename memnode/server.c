@@ -279,6 +279,8 @@ void fp_memnode_usage_get(const fp_memnode *node, fp_memnode_usage *usage)
     uint32_t lost = extents->count - extents->free - extents->dirty - granted;
     usage->bytes_granted = granted * extents->extent_bytes;
     usage->bytes_lost = lost * extents->extent_bytes;
+    for (unsigned i = 0; i < node->net_count; i++)
+        usage->data_bytes += fp_net_data_bytes(node->nets[i].net);
     struct timespec cpu;
     if (!clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &cpu))
         usage->cpu_ns = (uint64_t)cpu.tv_sec * 1000000000u + (uint64_t)cpu.tv_nsec;

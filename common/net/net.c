@@ -2,6 +2,7 @@
 /* Dispatches to the backends and asserts the contract once, before and after each call. */
 #include "common/net/net.h"
 
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -100,6 +101,11 @@ void fp_net_close(fp_net *net)
 }
 
 const char *fp_net_scheme(const fp_net *net) { return net->ops->scheme; }
+
+uint64_t fp_net_data_bytes(const fp_net *net)
+{
+    return atomic_load_explicit(&net->data_bytes, memory_order_relaxed);
+}
 
 int fp_net_register(fp_net *net, const fp_mem *mem, unsigned access, fp_mr **mr)
 {

@@ -140,6 +140,8 @@ int fp_net_open(const char *uri, const fp_net_options *options, fp_net **net) FA
 /* All pollers and mrs must have been closed. */
 void fp_net_close(fp_net *net);
 const char *fp_net_scheme(const fp_net *net);
+/* Bytes of peers' READs and WRITEs that this process's CPU has moved so far: 0 where it takes no part. */
+uint64_t fp_net_data_bytes(const fp_net *net);
 
 /* Registers [mem->addr, +len). Blocks (pins memory). With remote access, rkey_out names it to peers.
  * The memory stays the caller's and must outlive the mr. */
@@ -190,6 +192,7 @@ int fp_net_poll(fp_poller *poller, fp_net_event *events, int max, int timeout_ms
 struct fp_net_ops;
 struct fp_net {
     const struct fp_net_ops *ops; /* set by net.c */
+    _Atomic uint64_t data_bytes;  /* atomic: added to by backends that emulate one-sided access */
 };
 struct fp_mr {
     fp_net *net;     /* set by net.c */

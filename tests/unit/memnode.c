@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Shows what a memory node answers to whom: grants, fencing by epoch, extents that come back zeroed and
- * under new keys, and what it does with clients that break the rules. Over shm, in this process. */
+ * under new keys, and what it does with clients that break the rules. Over shm and tcp, in this process. */
 #include "common/wire.h"
 
 #include <setjmp.h>
@@ -33,6 +33,7 @@ typedef struct client {
     bool have_done, have_answer;
 } client;
 
+static const char *scheme;
 static test_node *node;
 static fp_net *net;
 static fp_mem memory;
@@ -160,7 +161,7 @@ static bool local_is(uint8_t byte)
 static int setup(void **state)
 {
     (void)state;
-    node = test_node_start("shm", NODE_BYTES);
+    node = test_node_start(scheme, NODE_BYTES);
     assert_int_equal(fp_net_open(test_node_uri(node), NULL, &net), 0);
     assert_int_equal(fp_mem_open(4096, 0, -1, &memory), 0);
     assert_int_equal(fp_net_register(net, &memory, FP_NET_LOCAL, &mr), 0);
@@ -392,5 +393,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_grant_outlives_its_connections, setup, teardown),
         cmocka_unit_test_setup_teardown(rule_breakers_harm_nobody, setup, teardown),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    scheme = "shm";
+    int failed = cmocka_run_group_tests_name("memnode over shm", tests, NULL, NULL);
+    scheme = "tcp";
+    return failed + cmocka_run_group_tests_name("memnode over tcp", tests, NULL, NULL);
 }
