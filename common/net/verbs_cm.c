@@ -30,6 +30,7 @@ enum {
     RNR_RETRIES = 7,     /* for ever: a peer that takes no messages slows the sender down */
     RNR_TIMER = 12,      /* code for 0.64 ms between them */
     READS_MAX = 128,
+    REJECTED_BY_CONSUMER = 28, /* IB_CM_REJ_CONSUMER_DEFINED: by the listener, not for want of one */
 };
 
 typedef struct greeting {
@@ -301,7 +302,7 @@ static void on_failure(fp_verbs_conn *conn, enum rdma_cm_event_type type, int st
 {
     if (conn->cm == FP_VERBS_CONNECTING) {
         /* a listener that does not like our greeting rejects with its own */
-        if (type == RDMA_CM_EVENT_REJECTED && theirs->private_data) {
+        if (type == RDMA_CM_EVENT_REJECTED && status == REJECTED_BY_CONSUMER) {
             conn->cm_error = check_greeting(theirs, conn->base.peer);
             if (conn->cm_error)
                 return;

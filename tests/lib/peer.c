@@ -214,6 +214,23 @@ void peer_start(peer *p, const char *uri)
         abort();
 }
 
+/* A server's process begins afresh: an RDMA device that was opened before a fork is of no use after it. */
+__attribute__((constructor)) static void serve_if_asked(int argc, char **argv, char **environment)
+{
+    (void)environment;
+    if (argc != 4 || strcmp(argv[1], "--serve") != 0)
+        return;
+    static peer p;
+    int ready = atoi(argv[3]);
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    alarm(300);
+    serve_open(&p, argv[2]);
+    if (write(ready, p.uri, sizeof p.uri) != sizeof p.uri)
+        _exit(1);
+    for (;;)
+        step(&p, 1000);
+}
+
 pid_t peer_fork(const char *uri, char real_uri[FP_NET_URI_MAX])
 {
     int fds[2];
@@ -223,14 +240,10 @@ pid_t peer_fork(const char *uri, char real_uri[FP_NET_URI_MAX])
     if (pid < 0)
         abort();
     if (pid == 0) {
-        prctl(PR_SET_PDEATHSIG, SIGKILL);
-        alarm(300);
-        static peer p;
-        serve_open(&p, uri);
-        if (write(fds[1], p.uri, sizeof p.uri) != sizeof p.uri)
-            _exit(1);
-        for (;;)
-            step(&p, 1000);
+        char ready[16];
+        snprintf(ready, sizeof ready, "%d", fds[1]);
+        execl("/proc/self/exe", "peer", "--serve", uri, ready, (char *)NULL);
+        abort();
     }
     close(fds[1]);
     if (read(fds[0], real_uri, FP_NET_URI_MAX) != FP_NET_URI_MAX)
