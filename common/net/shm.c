@@ -2,15 +2,16 @@
 /*
  * shm: nets, pollers, connections, and the data path. shm.h tells the idea.
  *
- * A post executes its operations at once and puts their completions into the poller's ring, from which
- * the next poll takes them: neither makes a system call for READ and WRITE. A packet (SEND, WRITE_IMM,
- * share) that finds the socket full is deferred, and then so is everything that is posted behind it, until
- * epoll says that there is room: that keeps N2 and N3 and is the backpressure (N11), for more than
- * FP_NET_DEPTH_MAX operations are refused.
+ * A post executes its operations at once and puts their completions into the poller's ring, from
+ * which the next poll takes them: neither makes a system call for READ and WRITE. A packet (SEND,
+ * WRITE_IMM, share) that finds the socket full is deferred, and then so is everything that is
+ * posted behind it, until epoll says that there is room: that keeps N2 and N3 and is the
+ * backpressure (N11), for more than FP_NET_DEPTH_MAX operations are refused.
  *
- * A connection breaks (fp_shm_break) when an operation is refused, when a packet cannot be sent, when the
- * gate is cut, and when the socket ends. Its operations not executed yet then complete with errors and
- * CLOSED goes into the ring behind them; the socket is closed at once, the rest by fp_shm_conn_close.
+ * A connection breaks (fp_shm_break) when an operation is refused, when a packet cannot be sent,
+ * when the gate is cut, and when the socket ends. Its operations not executed yet then complete
+ * with errors and CLOSED goes into the ring behind them; the socket is closed at once, the rest by
+ * fp_shm_conn_close.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -214,8 +215,7 @@ void fp_shm_break(fp_shm_conn *conn, int status, const char *format, ...)
         }
         deferred_free(deferred);
     }
-    give(poller, &(fp_net_event){
-                            .kind = FP_NET_CLOSED, .status = status, .conn = &conn->base});
+    give(poller, &(fp_net_event){.kind = FP_NET_CLOSED, .status = status, .conn = &conn->base});
 }
 
 void fp_shm_conn_close(fp_conn *base)
@@ -324,7 +324,8 @@ static int send_for(fp_shm_conn *conn, const fp_net_op *op)
 }
 
 /* 0, E_BUSY: the socket is full and nothing was done, or why the connection must break. A WRITE_IMM
- * whose packet has to wait copies again when it goes: nobody can have been told of the first copy. */
+ * whose packet has to wait copies again when it goes: nobody can have been told of the first copy.
+ * */
 static inline int execute(fp_shm_conn *conn, const fp_net_op *op)
 {
     if (op->kind == FP_NET_SEND)
@@ -408,8 +409,9 @@ static __attribute__((cold)) void fail(fp_shm_conn *conn, const fp_net_op *op, i
     if (rc == FARPOOL_E_CLOSED) /* the gate is cut */
         fp_shm_break(conn, FARPOOL_E_NODE, "%s: the peer closed the connection", conn->base.peer);
     else if (rc == FARPOOL_E_ACCESS)
-        fp_shm_break(conn, rc, "%s: %s of remote address 0x%llx with key 0x%llx was refused: not "
-                               "granted, withdrawn, or out of its range",
+        fp_shm_break(conn, rc,
+                     "%s: %s of remote address 0x%llx with key 0x%llx was refused: not "
+                     "granted, withdrawn, or out of its range",
                      conn->base.peer, op->kind == FP_NET_READ ? "READ" : "WRITE",
                      (unsigned long long)op->remote_addr, (unsigned long long)op->remote_key);
     else
@@ -456,9 +458,8 @@ static void flush_deferred(fp_shm_conn *conn)
     fp_shm_poller *poller = (fp_shm_poller *)conn->base.poller;
     while (conn->deferred) {
         fp_shm_deferred *first = conn->deferred;
-        int rc = first->is_share
-                     ? fp_shm_packet_send(conn, &first->packet, NULL, 0, first->fd)
-                     : execute(conn, &first->op);
+        int rc = first->is_share ? fp_shm_packet_send(conn, &first->packet, NULL, 0, first->fd)
+                                 : execute(conn, &first->op);
         if (rc == FARPOOL_E_BUSY)
             return;
         if (rc) {
@@ -534,8 +535,8 @@ static void receive(fp_shm_poller *poller, fp_shm_conn *conn)
             conn->hello_deadline_ns = 0;
             poller->handshakes--;
             give(poller, &(fp_net_event){.kind = FP_NET_ACCEPTED,
-                                                .conn = &conn->base,
-                                                .listener = &conn->listener->base});
+                                         .conn = &conn->base,
+                                         .listener = &conn->listener->base});
             continue;
         }
         if (rc > 0)

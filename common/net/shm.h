@@ -3,22 +3,23 @@
  * Inside of the shm transport: peers on one host.
  *
  * A connection is a Unix socket (SOCK_SEQPACKET) plus a gate: a small page that both processes map.
- * Sharing an mr passes the memfd behind it over the socket; the peer maps it, and from then on a READ
- * or WRITE is a memcpy done by the thread that posts it: no system call, no CPU of the target.
+ * Sharing an mr passes the memfd behind it over the socket; the peer maps it, and from then on a
+ * READ or WRITE is a memcpy done by the thread that posts it: no system call, no CPU of the target.
  *
- * The gate is what a queue pair's state and an rkey's validity are to verbs: it makes "afterwards no
- * peer reaches the memory" true although the peer has the memory mapped.
+ * The gate is what a queue pair's state and an rkey's validity are to verbs: it makes "afterwards
+ * no peer reaches the memory" true although the peer has the memory mapped.
  *   - live[side][slot] holds the key of a range that this side has granted; 0 when withdrawn.
  *   - cut is set by whichever end breaks or closes the connection.
- *   - busy[side] is odd while that side copies. A side that copies first makes it odd, then (after a full
- *     fence) looks at cut and live; a side that withdraws first changes cut or live, then (after a full
- *     fence) waits until the other's busy has changed or is even. So one of the two sees the other.
- * A peer that ignores the gate can keep what it has mapped; it is a process of the same host which was
- * given the file descriptor, so the unit of real isolation is the memfd, and ranges granted for reading
- * only are passed as a read-only descriptor.
+ *   - busy[side] is odd while that side copies. A side that copies first makes it odd, then (after
+ *     a full fence) looks at cut and live; a side that withdraws first changes cut or live, then
+ *     (after a full fence) waits until the other's busy has changed or is even. So one of the two
+ *     sees the other.
+ * A peer that ignores the gate can keep what it has mapped; it is a process of the same host which
+ * was given the file descriptor, so the unit of real isolation is the memfd, and ranges granted for
+ * reading only are passed as a read-only descriptor.
  *
- * A mapped file that is truncated raises SIGBUS in whoever reads it: so every memfd is sealed against
- * shrinking before it is passed, and the receiver refuses one that is not.
+ * A mapped file that is truncated raises SIGBUS in whoever reads it: so every memfd is sealed
+ * against shrinking before it is passed, and the receiver refuses one that is not.
  */
 #ifndef FP_COMMON_NET_SHM_H
 #define FP_COMMON_NET_SHM_H
@@ -32,11 +33,11 @@
 enum {
     FP_SHM_MAGIC = 0x6d687366, /* "fshm" */
     FP_SHM_VERSION = 1,
-    FP_SHM_GRANTS_MAX = 4096,    /* ranges shared with one connection at a time */
-    FP_SHM_RECV_SLOTS = 16,      /* messages one fp_net_poll can give */
-    FP_SHM_HANDSHAKES_MAX = 64,  /* connections accepted that have not said hello yet, per poller */
-    FP_SHM_LOOK_EVERY = 64,      /* polls that only gave completions before sockets are looked at */
-    FP_SHM_WITHDRAW_WAIT_MS = 200, /* for a peer in the middle of a copy; then it is held to be stopped */
+    FP_SHM_GRANTS_MAX = 4096,   /* ranges shared with one connection at a time */
+    FP_SHM_RECV_SLOTS = 16,     /* messages one fp_net_poll can give */
+    FP_SHM_HANDSHAKES_MAX = 64, /* connections accepted that have not said hello yet, per poller */
+    FP_SHM_LOOK_EVERY = 64,     /* polls that only gave completions before sockets are looked at */
+    FP_SHM_WITHDRAW_WAIT_MS = 200, /* for a peer in the middle of a copy, which may be stopped */
 };
 
 enum fp_shm_type { FP_SHM_HELLO = 1, FP_SHM_HELLO_OK, FP_SHM_MESSAGE, FP_SHM_IMM, FP_SHM_SHARE };
@@ -47,7 +48,7 @@ typedef struct fp_shm_packet {
     uint16_t version, type;
     uint64_t key, addr, len, offset; /* SHARE: the range and where in the memfd it begins */
     uint32_t access, slot;           /* SHARE */
-    uint32_t imm, bytes;             /* IMM: its number and the bytes written; MESSAGE: body length */
+    uint32_t imm, bytes; /* IMM: its number and the bytes written; MESSAGE: body length */
     uint8_t zero[8];
 } fp_shm_packet;
 _Static_assert(sizeof(fp_shm_packet) == 64, "packet");
@@ -89,10 +90,10 @@ typedef struct fp_shm_region {
 
 typedef struct fp_shm_net {
     fp_net base;
-    fp_net_options options;       /* immutable after init */
-    pthread_mutex_t lock;         /* never held over anything that waits for a peer but a withdrawal */
-    fp_shm_import *imports;       /* guarded by lock */
-    struct fp_shm_conn *conns;    /* guarded by lock: those with a gate, linked by net_next */
+    fp_net_options options;    /* immutable after init */
+    pthread_mutex_t lock;      /* never held over anything that waits for a peer but a withdrawal */
+    fp_shm_import *imports;    /* guarded by lock */
+    struct fp_shm_conn *conns; /* guarded by lock: those with a gate, linked by net_next */
 } fp_shm_net;
 
 typedef struct fp_shm_mr {
@@ -139,8 +140,8 @@ typedef struct fp_shm_conn {
     pid_t pid;
     uint64_t hello_deadline_ns; /* of a connection that has not said hello; 0 afterwards */
     fp_shm_listener *listener;
-    struct fp_shm_conn *next; /* in the poller */
-    struct fp_shm_conn *net_next; /* guarded by net->lock */
+    struct fp_shm_conn *next;          /* in the poller */
+    struct fp_shm_conn *net_next;      /* guarded by net->lock */
     fp_mr *granted[FP_SHM_GRANTS_MAX]; /* guarded by net->lock: whose key is in live[side][slot] */
     uint32_t grants_end; /* guarded by net->lock: slots from here on were never used */
 } fp_shm_conn;
@@ -153,12 +154,12 @@ typedef struct fp_shm_poller {
     fp_shm_conn *conns;
     uint32_t conn_count, handshakes;
     fp_shm_listener *listeners;
-    unsigned unlooked; /* polls since sockets were looked at */
+    unsigned unlooked;                /* polls since sockets were looked at */
     unsigned recv_used, recv_pending; /* slots filled; of those, not given yet */
     struct {
         fp_shm_packet packet;
         char body[FP_NET_MESSAGE_MAX];
-    } *recv;
+    } * recv;
 } fp_shm_poller;
 
 static inline fp_shm_net *fp_shm_net_of(const fp_shm_conn *conn)
@@ -187,8 +188,8 @@ void fp_shm_accept(fp_shm_poller *poller, fp_shm_listener *listener);
 /* 0, E_BUSY when the socket is full, else the error that breaks the connection. */
 int fp_shm_packet_send(fp_shm_conn *conn, const fp_shm_packet *packet, const fp_sge *sge,
                        uint32_t sge_count, int fd);
-/* One packet into *packet and the body behind it. 1, 0 when there is none, or an error that breaks the
- * connection. *fd is the caller's, or -1. */
+/* One packet into *packet and the body behind it. 1, 0 when there is none, or an error that breaks
+ * the connection. *fd is the caller's, or -1. */
 int fp_shm_packet_receive(fp_shm_conn *conn, fp_shm_packet *packet, size_t capacity, int *fd);
 /* The hello of an accepted connection. 0 or why it is dropped. */
 int fp_shm_handshake(fp_shm_conn *conn, const fp_shm_packet *packet);

@@ -201,7 +201,8 @@ void fp_shm_accept(fp_shm_poller *poller, fp_shm_listener *listener)
         }
         if ((errno != EMFILE && errno != ENFILE) || poller->spare_fd < 0)
             return;
-        /* Out of descriptors: turn the caller away rather than being woken for it again and again. */
+        /* Out of descriptors: turn the caller away rather than being woken for it again and
+         * again. */
         close(poller->spare_fd);
         fd = accept4(listener->fd, NULL, NULL, SOCK_CLOEXEC);
         if (fd >= 0)
@@ -233,8 +234,8 @@ int fp_shm_handshake(fp_shm_conn *conn, const fp_shm_packet *packet)
 
 /* ---- listening ------------------------------------------------------------------------------- */
 
-/* The lock file beside the socket says whether a live process serves the path, also between two that
- * start at the same moment. */
+/* The lock file beside the socket says whether a live process serves the path, also between two
+ * that start at the same moment. */
 static int lock_path(fp_shm_listener *listener, const char *text)
 {
     for (int attempt = 0; attempt < 100; attempt++) {

@@ -17,7 +17,7 @@
 #include "common/error.h"
 #include "common/net/shm.h"
 
-enum { HUGE_BYTES = 2 << 20 };
+enum { HUGE_BYTES = 2 << 20, POPULATE_PAGES_MAX = 1 << 19 };
 
 /* ---- registration ---------------------------------------------------------------------------- */
 
@@ -104,8 +104,8 @@ int fp_shm_mr_open(fp_net *net, const fp_mem *mem, unsigned access, fp_mr **out)
 
 /* ---- granting and withdrawing ---------------------------------------------------------------- */
 
-/* After live or cut was changed: until the peer is in no copy that began before. Bounded, for a peer
- * that is stopped, hostile, or was killed in the middle of a copy. */
+/* After live or cut was changed: until the peer is in no copy that began before. Bounded, for a
+ * peer that is stopped, hostile, or was killed in the middle of a copy. */
 static void wait_not_busy(fp_shm_conn *conn)
 {
     _Atomic uint64_t *seq = &conn->gate->busy[1 - conn->side].seq;
@@ -248,11 +248,10 @@ static int map_range(fp_shm_import *import, const struct stat *st, int fd)
     }
     import->map_len = len;
     import->base = (char *)import->map + (import->offset - start);
-    /* Spares the first use of each page its fault; only if the pages exist, so that it costs the peer
-     * no memory. Failing changes nothing. */
-    if ((uint64_t)st->st_blocks * 512 >= (uint64_t)st->st_size)
-        madvise(import->map, len,
-                prot & PROT_WRITE ? MADV_POPULATE_WRITE : MADV_POPULATE_READ);
+    /* Spares the first use of each page its fault; only if the pages exist, so that it costs the
+     * peer no memory, and if they are not so many that it takes long. Failing changes nothing. */
+    if ((uint64_t)st->st_blocks * 512 >= (uint64_t)st->st_size && len / page <= POPULATE_PAGES_MAX)
+        madvise(import->map, len, prot & PROT_WRITE ? MADV_POPULATE_WRITE : MADV_POPULATE_READ);
     return 0;
 }
 
@@ -325,7 +324,7 @@ static int import_get(fp_shm_net *net, const fp_shm_packet *packet, int fd, fp_s
     return rc;
 }
 
-/* ---- a connection's table of regions: open addressing by key, which is random ------------------ */
+/* ---- a connection's table of regions: open addressing by key, which is random ---------------- */
 
 static fp_shm_region *probe(fp_shm_region *regions, uint32_t mask, uint64_t key)
 {

@@ -267,7 +267,8 @@ void fp_tcp_conn_free(fp_tcp_conn *conn)
     free(conn);
 }
 
-/* Takes its events away and unlinks it: nobody finds it after this. Frees it, or has the loop do so. */
+/* Takes its events away and unlinks it: nobody finds it after this. Frees it, or has the loop do
+ * so. */
 void fp_tcp_conn_bury(fp_tcp_conn *conn)
 {
     fp_tcp_net *net = fp_tcp_net_of(conn);

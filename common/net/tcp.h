@@ -2,8 +2,8 @@
 /*
  * Inside of the tcp transport: one-sided semantics emulated over a socket.
  *
- * Both ends first send a preamble; then frames follow in both directions: a header of fixed size, and for
- * some types a payload. Requests of one direction are answered in order.
+ * Both ends first send a preamble; then frames follow in both directions: a header of fixed size,
+ * and for some types a payload. Requests of one direction are answered in order.
  *
  *   READ   key addr count        -> DATA with count bytes
  *   WRITE  key addr + payload    -> ACK
@@ -12,12 +12,12 @@
  *   NAK    answers a READ, WRITE or IMM that was refused; the connection then ends
  * An ACK answers all unanswered WRITEs and IMMs up to its seq.
  *
- * Who runs a connection: everything about it is guarded by its lock, and whichever thread holds that may
- * receive, send and answer. A connection that has shared nothing is watched by its poller, so a client
- * needs no thread. Accepted connections and those that have shared memory are watched by the net's loop
- * thread, so that a peer's READs and WRITEs are served without any call of the application (N9).
- * Payloads go from the socket to the memory they are for and back, without a copy but for the part that
- * arrived in the same recvmsg as its header.
+ * Who runs a connection: everything about it is guarded by its lock, and whichever thread holds
+ * that may receive, send and answer. A connection that has shared nothing is watched by its poller,
+ * so a client needs no thread. Accepted connections and those that have shared memory are watched
+ * by the net's loop thread, so that a peer's READs and WRITEs are served without any call of the
+ * application (N9). Payloads go from the socket to the memory they are for and back, without a copy
+ * but for the part that arrived in the same recvmsg as its header.
  *
  * Lock order: net->lock, conn->lock, poller->lock. Nothing waits while it holds one.
  */
@@ -36,11 +36,13 @@ enum {
     FP_TCP_PREAMBLE_BYTES = 16,
     FP_TCP_HEADER_BYTES = 40,
     FP_TCP_STAGE_BYTES = 64 << 10,
-    FP_TCP_TX_SLOTS = 2 * FP_NET_DEPTH_MAX, /* requests of ours and answers to as many of the peer's */
-    FP_TCP_INBOX_MAX = 64,       /* messages received and not given; then the socket is not read */
-    FP_TCP_HANDSHAKES_MAX = 256, /* accepted connections that have not said hello (or are refused) */
-    FP_TCP_REFUSE_MS = 1000,     /* for the peer to take a NAK and close */
-    FP_TCP_DEAD_MS = 15000,      /* silence of a peer that owes us an acknowledgement */
+    FP_TCP_TX_SLOTS =
+        2 * FP_NET_DEPTH_MAX, /* requests of ours and answers to as many of the peer's */
+    FP_TCP_INBOX_MAX = 64,    /* messages received and not given; then the socket is not read */
+    FP_TCP_HANDSHAKES_MAX =
+        256,                 /* accepted connections that have not said hello (or are refused) */
+    FP_TCP_REFUSE_MS = 1000, /* for the peer to take a NAK and close */
+    FP_TCP_DEAD_MS = 15000,  /* silence of a peer that owes us an acknowledgement */
 };
 
 enum fp_tcp_type {
@@ -53,7 +55,8 @@ enum fp_tcp_type {
     FP_TCP_NAK,
 };
 
-/* In memory; on the wire little-endian: type u32, len u32, seq u64, key u64, addr u64, count u32, imm u32 */
+/* In memory; on the wire little-endian: type u32, len u32, seq u64, key u64, addr u64, count
+ * u32, imm u32 */
 typedef struct fp_tcp_header {
     uint32_t type;
     uint32_t len; /* payload bytes that follow */
@@ -70,7 +73,7 @@ typedef struct fp_tcp_source {
 } fp_tcp_source;
 
 typedef struct fp_tcp_listener {
-    fp_listener base; /* the poller's thread only */
+    fp_listener base;             /* the poller's thread only */
     struct fp_tcp_poller *poller; /* immutable after init */
     fp_tcp_source source;
     int fd;                       /* guarded by net->lock; -1 once closed */
@@ -81,13 +84,14 @@ typedef struct fp_tcp_net {
     fp_net base;
     fp_net_options options; /* immutable after init */
     pthread_mutex_t lock;
-    struct fp_tcp_conn *conns;      /* guarded by lock */
-    fp_tcp_listener *listeners;     /* " */
-    struct fp_tcp_conn *dead_conns; /* " : closed, freed when the loop can no longer have them in hand */
+    struct fp_tcp_conn *conns;  /* guarded by lock */
+    fp_tcp_listener *listeners; /* " */
+    struct fp_tcp_conn
+        *dead_conns; /* " : closed, freed when the loop can no longer have them in hand */
     fp_tcp_listener *dead_listeners; /* " */
-    bool loop_running;              /* " */
-    bool loop_stop;                 /* " */
-    atomic_uint timed;              /* atomic: connections with a deadline */
+    bool loop_running;               /* " */
+    bool loop_stop;                  /* " */
+    atomic_uint timed;               /* atomic: connections with a deadline */
     pthread_t loop;
     int epfd, wake_fd, spare_fd; /* of the loop; immutable once it runs */
     fp_tcp_source wake;
@@ -141,7 +145,7 @@ typedef struct fp_tcp_tx {
 
 /* Everything is guarded by lock, unless it says otherwise. */
 typedef struct fp_tcp_conn {
-    fp_conn base; /* the poller's thread only, but peer: immutable after init */
+    fp_conn base;          /* the poller's thread only, but peer: immutable after init */
     fp_tcp_poller *poller; /* immutable after init */
     fp_tcp_source source;
     pthread_mutex_t lock;
@@ -152,12 +156,12 @@ typedef struct fp_tcp_conn {
     bool in_loop;                 /* the loop's epoll has had it */
     bool watched;                 /* in epfd */
     uint32_t watched_events;
-    bool hello;             /* its preamble has come, the application knows it */
-    bool closed;            /* by the application or as a stranger: nothing is given any more */
-    int status;             /* 0, or why it broke; copied to base when the application is told */
+    bool hello;  /* its preamble has come, the application knows it */
+    bool closed; /* by the application or as a stranger: nothing is given any more */
+    int status;  /* 0, or why it broke; copied to base when the application is told */
     char reason[256];
-    uint64_t deadline_ns;   /* for the hello or the end of a refused connection; 0: none */
-    bool refusing;          /* a NAK was queued: input is thrown away */
+    uint64_t deadline_ns; /* for the hello or the end of a refused connection; 0: none */
+    bool refusing;        /* a NAK was queued: input is thrown away */
     fp_tcp_listener *listener;
     /* what the peer may reach, sorted by key */
     fp_mr **shares;

@@ -2,12 +2,14 @@
 /*
  * tcp: one connection: frames in, frames out, and how it ends.
  *
- * Operations wait in conn->ops in the order posted. The peer answers in that order, so an answer is always
- * for the first operation that awaits one; a completion is given when all before it are done (N2).
+ * Operations wait in conn->ops in the order posted. The peer answers in that order, so an answer is
+ * always for the first operation that awaits one; a completion is given when all before it are done
+ * (N2).
  *
- * How it ends: input or output fails, or the peer sends nonsense: fp_tcp_break_locked completes what is in
- * flight and gives CLOSED. A refused request is answered with NAK; then input is thrown away until the
- * peer closes, because closing a socket with unread input would reset it and lose the NAK.
+ * How it ends: input or output fails, or the peer sends nonsense: fp_tcp_break_locked completes
+ * what is in flight and gives CLOSED. A refused request is answered with NAK; then input is thrown
+ * away until the peer closes, because closing a socket with unread input would reset it and lose
+ * the NAK.
  */
 #include <endian.h>
 #include <errno.h>
@@ -83,8 +85,8 @@ void fp_tcp_shut_locked(fp_tcp_conn *conn)
 
 void fp_tcp_give_done_locked(fp_tcp_conn *conn, fp_tcp_op *op, int status)
 {
-    fp_tcp_give(conn,
-                &(fp_net_event){.kind = FP_NET_DONE, .status = status, .cookie = op->cookie}, NULL);
+    fp_tcp_give(conn, &(fp_net_event){.kind = FP_NET_DONE, .status = status, .cookie = op->cookie},
+                NULL);
     free(op->copy);
     op->copy = NULL;
 }
@@ -120,7 +122,7 @@ static void break_errno(fp_tcp_conn *conn, const char *what, int error)
                             strerror(error));
 }
 
-/* ---- serving the peer's requests --------------------------------------------------------------- */
+/* ---- serving the peer's requests ------------------------------------------------------------- */
 
 static uint32_t share_index(const fp_tcp_conn *conn, uint64_t key)
 {
@@ -166,7 +168,8 @@ void fp_tcp_withdraw_locked(fp_tcp_conn *conn, fp_mr *mr)
         in_use |= conn->tx[i % FP_TCP_TX_SLOTS].mr == mr;
     if (in_use)
         fp_tcp_break_locked(conn, FARPOOL_E_NODE,
-                            "%s: memory was withdrawn while the peer was using it", conn->base.peer);
+                            "%s: memory was withdrawn while the peer was using it",
+                            conn->base.peer);
 }
 
 /* Where a request's range is, or NULL if it may not be used so (N8). */
@@ -531,4 +534,3 @@ void fp_tcp_run_locked(fp_tcp_conn *conn)
     if (conn->fd >= 0 && fp_tcp_watch_locked(conn))
         fp_tcp_break_locked(conn, FARPOOL_E_SYS, "%s", farpool_errmsg());
 }
-

@@ -46,9 +46,9 @@ void fp_tcp_socket_options(int fd)
     const struct {
         int level, name, value;
     } options[] = {
-        {IPPROTO_TCP, TCP_NODELAY, 1},    {IPPROTO_TCP, TCP_USER_TIMEOUT, FP_TCP_DEAD_MS},
-        {SOL_SOCKET, SO_KEEPALIVE, 1},    {IPPROTO_TCP, TCP_KEEPIDLE, FP_TCP_DEAD_MS / 3000},
-        {IPPROTO_TCP, TCP_KEEPINTVL, 2},  {IPPROTO_TCP, TCP_KEEPCNT, 5},
+        {IPPROTO_TCP, TCP_NODELAY, 1},   {IPPROTO_TCP, TCP_USER_TIMEOUT, FP_TCP_DEAD_MS},
+        {SOL_SOCKET, SO_KEEPALIVE, 1},   {IPPROTO_TCP, TCP_KEEPIDLE, FP_TCP_DEAD_MS / 3000},
+        {IPPROTO_TCP, TCP_KEEPINTVL, 2}, {IPPROTO_TCP, TCP_KEEPCNT, 5},
     };
     for (size_t i = 0; i < sizeof options / sizeof options[0]; i++)
         setsockopt(fd, options[i].level, options[i].name, &options[i].value, sizeof(int));
@@ -148,7 +148,8 @@ err_resolved:
     return rc;
 }
 
-/* Ends those of its connections that the application has not been given, once their lock is free. */
+/* Ends those of its connections that the application has not been given, once their lock is
+ * free. */
 static void drop_pending(fp_tcp_net *net, fp_tcp_listener *listener)
 {
     for (;;) {

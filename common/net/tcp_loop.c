@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * tcp: the net's loop thread: accepts, shakes hands, and runs the connections that peers may use for READs
- * and WRITEs, so that those are served whatever the application does.
+ * tcp: the net's loop thread: accepts, shakes hands, and runs the connections that peers may use
+ * for READs and WRITEs, so that those are served whatever the application does.
  *
- * It is started by the first listen or share. It holds pointers to what epoll gave it while others may
- * close that; so whoever closes only unlinks, and the loop frees between two batches.
+ * It is started by the first listen or share. It holds pointers to what epoll gave it while others
+ * may close that; so whoever closes only unlinks, and the loop frees between two batches.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -92,7 +92,8 @@ static void accept_all(fp_tcp_net *net, fp_tcp_listener *listener)
 
 /* ---- the thread ------------------------------------------------------------------------------ */
 
-/* Whether the caller is to bury the connection: one that the application was never told of has ended. */
+/* Whether the caller is to bury the connection: one that the application was never told of has
+ * ended. */
 static bool claim_stranger_locked(fp_tcp_conn *conn)
 {
     if (!conn->closed || conn->hello || !conn->listener)

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * tcp: posting and sending. Frames wait in a ring, each with its header and where its payload is: in the
- * user's buffers (WRITE), in shared memory (DATA) or in a copy (SEND, INLINE); one sendmsg gathers many.
+ * tcp: posting and sending. Frames wait in a ring, each with its header and where its payload is:
+ * in the user's buffers (WRITE), in shared memory (DATA) or in a copy (SEND, INLINE); one sendmsg
+ * gathers many.
  */
 #include <endian.h>
 #include <errno.h>

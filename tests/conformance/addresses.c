@@ -16,9 +16,23 @@ static void bad_addresses_are_refused_in_words(void **state)
 {
     (void)state;
     static const char *const bad[] = {
-        "", "tcp", "tcp:", "tcp://", "tcp://host", "tcp://:1", "tcp://host:", "tcp://host:70000",
-        "tcp://host:-1", "tcp://host:12x", "verbs://10.0.0.1", "shm://relative/path", "shm://",
-        "sim://", "http://host:80", "://x:1", "nonsensenonsensenonsense://x:1",
+        "",
+        "tcp",
+        "tcp:",
+        "tcp://",
+        "tcp://host",
+        "tcp://:1",
+        "tcp://host:",
+        "tcp://host:70000",
+        "tcp://host:-1",
+        "tcp://host:12x",
+        "verbs://10.0.0.1",
+        "shm://relative/path",
+        "shm://",
+        "sim://",
+        "http://host:80",
+        "://x:1",
+        "nonsensenonsensenonsense://x:1",
     };
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         fp_net *net = NULL;

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Shows how connections end: refused accesses, withdrawal, close, death of the peer (N1, N5, N6, N8). */
+/* Shows how connections end: refused accesses, withdrawal, close, death of the peer (N1, N5, N6,
+ * N8). */
+#include <sched.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -33,7 +35,8 @@ static int teardown(void **state)
 
 static uint8_t *local(size_t at) { return (uint8_t *)c.mem.addr + at; }
 
-/* N5: posts are refused afterwards, the reason has words, the peer learns of it; then all is well again. */
+/* N5: posts are refused afterwards, the reason has words, the peer learns of it; then all is
+ * well again. */
 static void check_broken(int status)
 {
     fp_net_op op = op_read(&c, c.keys.rw, 0, 0, 64);
@@ -145,6 +148,54 @@ static void withdrawn_memory(void **state)
     assert_int_equal(*(uint8_t *)server.mem.addr, peer_byte(0));
 }
 
+/* WRITEs as fast as it can until it is cut off. */
+static void *writer(void *arg)
+{
+    client *w = arg;
+    for (uint64_t posted = 0, done = 0;;) {
+        while (posted - done < 8) {
+            memset((char *)w->mem.addr + posted % 8 * 65536, (int)posted, 65536);
+            fp_net_op op = op_write(w, w->keys.rw, posted % 8 * 65536, posted % 8 * 65536, 65536);
+            if (fp_net_post(w->conn, &op, 1))
+                break;
+            posted++;
+        }
+        fp_net_event event;
+        int n = fp_net_poll(w->poller, &event, 1, 100);
+        if (n < 0 || (n == 1 && event.kind == FP_NET_CLOSED))
+            return NULL;
+        done += n == 1;
+        if (done == 100)
+            atomic_store(&w->server->last_status, 100);
+    }
+}
+
+/* Nothing lands after fp_net_unregister has returned, however hard the peer is writing
+ * (fencing). */
+static void nothing_lands_after_withdrawal(void **state)
+{
+    (void)state;
+    if (peer_scheme_is("sim"))
+        skip();
+    static char seen[8 * 65536];
+    for (int round = 0; round < 5; round++) {
+        pthread_t thread;
+        assert_int_equal(pthread_create(&thread, NULL, writer, &c), 0);
+        while (atomic_load(&server.last_status) != 100)
+            sched_yield();
+        peer_pause(&server);
+        fp_net_unregister(server.rw);
+        server.rw = NULL;
+        memcpy(seen, server.mem.addr, sizeof seen);
+        pthread_join(thread, NULL);
+        int differs = memcmp(seen, server.mem.addr, sizeof seen);
+        peer_resume(&server);
+        assert_int_equal(differs, 0);
+        teardown(NULL);
+        setup(NULL);
+    }
+}
+
 /* N6 */
 static void close_with_operations_in_flight(void **state)
 {
@@ -182,7 +233,8 @@ static void the_peer_closes(void **state)
     check_broken(FARPOOL_E_NODE);
 }
 
-/* Operations posted until the connection breaks: each completes once, in order, and nothing hangs. */
+/* Operations posted until the connection breaks: each completes once, in order, and nothing
+ * hangs. */
 static void pump_until_broken(uint64_t kill_after, pid_t victim)
 {
     uint64_t posted = 0, done = 0;
@@ -268,10 +320,19 @@ static int group(const char *name)
 #define T(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
         cmocka_unit_test(the_peer_is_killed), /* first: fork before there is a net */
         cmocka_unit_test(death_is_noticed_when_idle),
-        T(unknown_key), T(read_beyond_the_end), T(write_beyond_the_end), T(read_before_the_start),
-        T(addresses_that_wrap), T(write_to_read_only), T(read_of_write_only),
-        T(registered_but_not_shared), T(what_is_granted_works), T(withdrawn_memory),
-        T(close_with_operations_in_flight), T(the_peer_closes),
+        T(unknown_key),
+        T(read_beyond_the_end),
+        T(write_beyond_the_end),
+        T(read_before_the_start),
+        T(addresses_that_wrap),
+        T(write_to_read_only),
+        T(read_of_write_only),
+        T(registered_but_not_shared),
+        T(what_is_granted_works),
+        T(withdrawn_memory),
+        T(nothing_lands_after_withdrawal),
+        T(close_with_operations_in_flight),
+        T(the_peer_closes),
 #undef T
     };
     return cmocka_run_group_tests_name(name, tests, NULL, NULL);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Shows that messages arrive whole and in order, also when the receiver does not poll (N10, N11). */
+/* Shows that messages arrive whole and in order, also when the receiver does not poll (N10,
+ * N11). */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -153,7 +154,8 @@ static void a_receiver_that_does_not_poll(void **state)
     }
 }
 
-/* One-sided operations go on while the peer does not take its messages out: within the queue's depth. */
+/* One-sided operations go on while the peer does not take its messages out: within the queue's
+ * depth. */
 static void reads_beside_waiting_messages(void **state)
 {
     (void)state;
@@ -171,8 +173,9 @@ static int group(const char *name)
 {
     const struct CMUnitTest tests[] = {
 #define T(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
-        T(every_size_arrives_whole), T(pieces_are_copied), T(many_arrive_in_order),
-        T(a_receiver_that_does_not_poll), T(reads_beside_waiting_messages),
+        T(every_size_arrives_whole),      T(pieces_are_copied),
+        T(many_arrive_in_order),          T(a_receiver_that_does_not_poll),
+        T(reads_beside_waiting_messages),
 #undef T
     };
     return cmocka_run_group_tests_name(name, tests, NULL, NULL);

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Shows that operations do what they say: READ, WRITE, immediate, order, depth, sizes (N1 to N4, N7, N9). */
+/* Shows that operations do what they say: READ, WRITE, immediate, order, depth, sizes (N1 to N4,
+ * N7, N9). */
+#include <poll.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
-#include <poll.h>
 
 #include <cmocka.h>
 
@@ -204,7 +205,8 @@ static void the_accepted_side_can_read_and_write(void **state)
     fp_net_event event = client_expect(&c, FP_NET_RECV, 0);
     assert_int_equal(event.len, 1);
     assert_memory_equal(local(0), local(8192), 4096);
-    assert_int_equal(client_do(&c, op_read(&c, c.keys.rw, 0, 0, 4096)), 0); /* and still the other way */
+    assert_int_equal(client_do(&c, op_read(&c, c.keys.rw, 0, 0, 4096)),
+                     0); /* and still the other way */
     check_pattern(local(0), 0, 4096);
 }
 
@@ -244,10 +246,16 @@ static int group(const char *name)
 {
     const struct CMUnitTest tests[] = {
 #define T(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
-        T(read_scatters_over_two_pieces), T(write_gathers_and_sizes), T(large_operations),
-        T(deep_queue_completes_in_order), T(inline_is_copied), T(send_follows_write),
-        T(write_imm_tells_the_peer), T(data_moves_without_the_target),
-        T(the_accepted_side_can_read_and_write), T(poll_waits_as_told),
+        T(read_scatters_over_two_pieces),
+        T(write_gathers_and_sizes),
+        T(large_operations),
+        T(deep_queue_completes_in_order),
+        T(inline_is_copied),
+        T(send_follows_write),
+        T(write_imm_tells_the_peer),
+        T(data_moves_without_the_target),
+        T(the_accepted_side_can_read_and_write),
+        T(poll_waits_as_told),
         T(poller_fd_tells_of_messages),
 #undef T
     };

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Shows that strangers and liars on the tcp port and the shm socket break nothing but their connection (N8). */
+/* Shows that strangers and liars on the tcp port and the shm socket break nothing but their
+ * connection (N8). */
 #include <arpa/inet.h>
 #include <endian.h>
 #include <errno.h>
@@ -178,7 +179,8 @@ static void tcp_liars(void **state)
     if (!peer_scheme_is("tcp"))
         skip();
     uint32_t key[2];
-    memcpy(key, &c.keys.rw.key, 8); /* known, but not shared with this connection yet or out of range */
+    memcpy(key, &c.keys.rw.key,
+           8); /* known, but not shared with this connection yet or out of range */
     const uint32_t lies[][FP_TCP_HEADER_BYTES / 4] = {
         {0},
         {99, 0},
@@ -289,7 +291,8 @@ static void shm_liars(void **state)
     close(file);
 }
 
-/* What a reader holds of another's memory cannot be written, nor can what is shared be truncated. */
+/* What a reader holds of another's memory cannot be written, nor can what is shared be
+ * truncated. */
 static void shm_descriptors_give_no_more_than_granted(void **state)
 {
     (void)state;
@@ -305,8 +308,13 @@ static int group(const char *name)
 {
     const struct CMUnitTest tests[] = {
 #define T(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
-        T(not_farpool), T(silent_and_hasty), T(wrong_version), T(tcp_liars), T(tcp_flood),
-        T(shm_liars), T(shm_descriptors_give_no_more_than_granted),
+        T(not_farpool),
+        T(silent_and_hasty),
+        T(wrong_version),
+        T(tcp_liars),
+        T(tcp_flood),
+        T(shm_liars),
+        T(shm_descriptors_give_no_more_than_granted),
 #undef T
     };
     return cmocka_run_group_tests_name(name, tests, NULL, NULL);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Shows that pollers in several threads, each with connections of its own, share a net without harm. */
+/* Shows that pollers in several threads, each with connections of its own, share a net without
+ * harm. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -124,7 +125,8 @@ static void pollers_in_threads(void **state)
     peer_stop(&server);
 }
 
-/* The same while memory is registered and withdrawn, and connections come and go, in another poller. */
+/* The same while memory is registered and withdrawn, and connections come and go, in another
+ * poller. */
 static void pollers_beside_registration(void **state)
 {
     (void)state;

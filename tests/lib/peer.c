@@ -214,7 +214,8 @@ void peer_start(peer *p, const char *uri)
         abort();
 }
 
-/* A server's process begins afresh: an RDMA device that was opened before a fork is of no use after it. */
+/* A server's process begins afresh: an RDMA device that was opened before a fork is of no use
+ * after it. */
 __attribute__((constructor)) static void serve_if_asked(int argc, char **argv, char **environment)
 {
     (void)environment;

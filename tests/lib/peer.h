@@ -2,9 +2,9 @@
 /*
  * Conformance tests: a server node for whatever transport, and a client connected to it.
  *
- * The server is driven by a thread of its own, by a process of its own, or, for sim, by the client's
- * waiting. It shares its ranges with each connection it accepts and sends their keys; then it does what
- * messages say, whose first byte is a command:
+ * The server is driven by a thread of its own, by a process of its own, or, for sim, by the
+ * client's waiting. It shares its ranges with each connection it accepts and sends their keys; then
+ * it does what messages say, whose first byte is a command:
  *   e...  echo   x  close   u  withdraw the range "rw", then answer   c  answer how many imm came
  *   v OFFSET  answer the 8 bytes at that offset of "rw"
  *   r KEY     READ 4096 bytes of the sender's memory, write them back at 8192, then answer
@@ -36,8 +36,9 @@ typedef struct peer {
     bool threaded;
     pthread_t thread;
     pid_t pid;
-    pthread_mutex_t lock;  /* held by the thread while it steps: who holds it has paused the server */
-    pthread_mutex_t gate;  /* taken before lock, so that pausing does not starve */
+    pthread_mutex_t
+        lock; /* held by the thread while it steps: who holds it has paused the server */
+    pthread_mutex_t gate; /* taken before lock, so that pausing does not starve */
     atomic_bool stop;
     atomic_int accepted, closed, last_status; /* last_status: of FP_NET_CLOSED */
     unsigned imms;
@@ -71,7 +72,8 @@ void peer_pause(peer *server);
 void peer_resume(peer *server);
 void peer_stop(peer *server);
 
-void client_open(client *c, peer *server, const char *uri); /* and connect, and the keys have come */
+void client_open(client *c, peer *server,
+                 const char *uri); /* and connect, and the keys have come */
 int client_connect(client *c, const char *uri);
 void client_close(client *c);
 /* One event, of whatever kind; fails the test if none comes. */
