@@ -20,8 +20,8 @@ int fp_config_number(const char *text, uint64_t min, uint64_t max, uint64_t *num
     errno = 0;
     unsigned long long value = strtoull(text, &end, 10);
     if (!isdigit((unsigned char)text[0]) || *end || errno || value < min || value > max)
-        return fp_error(FARPOOL_E_INVAL,
-                        "'%.60s' is not a number from %" PRIu64 " to %" PRIu64, text, min, max);
+        return fp_error(FARPOOL_E_INVAL, "'%.60s' is not a number from %" PRIu64 " to %" PRIu64,
+                        text, min, max);
     *number = value;
     return 0;
 }
@@ -191,7 +191,8 @@ int fp_config_file(const char *path, const fp_option *options, size_t count, voi
 
 enum { ARG_HELP = 1000, ARG_VERSION };
 
-/* One pass over the command line: calls set for each option, or, with only set, only for that one. */
+/* One pass over the command line: calls set for each option, or, with only set, only for that
+ * one. */
 static int walk_args(int argc, char **argv, const fp_option *options, size_t count,
                      int (*set)(const fp_option *option, const char *value, void *arg), void *arg,
                      bool *help, bool *version)

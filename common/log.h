@@ -21,7 +21,6 @@ bool fp_log_level_parse(const char *text, enum fp_log_level *level);
 
 /* One line, written by one write(2), so that lines of several threads do not mix. Text beyond 1000
  * bytes is cut, control characters become '?'. Any thread; keeps errno. */
-void fp_log(enum fp_log_level level, const char *format, ...)
-    __attribute__((format(printf, 2, 3)));
+void fp_log(enum fp_log_level level, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 #endif

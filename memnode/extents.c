@@ -65,10 +65,11 @@ static int check_numa_node(int node)
     if (node < 0)
         return 0;
     if (numa_available() < 0)
-        return fp_error(FARPOOL_E_UNSUPPORTED, "NUMA node %d: this kernel has no NUMA support", node);
+        return fp_error(FARPOOL_E_UNSUPPORTED, "NUMA node %d: this kernel has no NUMA support",
+                        node);
     if (node > numa_max_node() || !numa_bitmask_isbitset(numa_all_nodes_ptr, (unsigned)node))
-        return fp_error(FARPOOL_E_INVAL, "NUMA node %d has no memory here (the highest is %d)", node,
-                        numa_max_node());
+        return fp_error(FARPOOL_E_INVAL, "NUMA node %d has no memory here (the highest is %d)",
+                        node, numa_max_node());
     return 0;
 }
 
@@ -190,7 +191,8 @@ static void unregister_extent(fp_extents *extents, uint32_t i, unsigned net)
     extents->list[i].mrs[net] = NULL;
 }
 
-/* The usual reason for verbs to refuse memory is the limit on locked memory, which it reports as ENOMEM. */
+/* The usual reason for verbs to refuse memory is the limit on locked memory, which it reports as
+ * ENOMEM. */
 static int explain_memlock(const fp_extents *extents, fp_net *net, int rc)
 {
     struct rlimit limit;
@@ -263,7 +265,8 @@ void fp_extents_give(fp_extents *extents, const uint32_t *list, uint32_t count)
     extents->dirty += count;
 }
 
-/* First the old keys die, then the memory is zeroed: the other way round a late WRITE would stay. */
+/* First the old keys die, then the memory is zeroed: the other way round a late WRITE would
+ * stay. */
 static void revoke_keys(fp_extents *extents, uint32_t i)
 {
     for (unsigned n = 0; n < extents->net_count; n++)

@@ -1,17 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * A memory node's memory: extents of equal size, each a mapping (and memfd) of its own which is
- * registered with every transport, so that a partition can be given exactly its own extents and no key
- * to anything else.
+ * registered with every transport, so that a partition can be given exactly its own extents and
+ * no key to anything else.
  *
  *            take                      give                  clear, new keys
  *   FREE  ----------->  GRANTED  ----------------->  DIRTY  ----------------->  FREE
  *                                                      \------- (failed) ---->  LOST
  *
- * All zero is what FREE means: a released extent is zeroed before anyone else gets it, so that no
- * partition sees another's data, and registered anew, so that the keys handed out for it before are
- * dead. That happens in small steps between other work. Extents that are not released are registered
- * once, at the start.
+ * All zero is what FREE means: a released extent is zeroed before anyone else gets it, so that
+ * no partition sees another's data, and registered anew, so that the keys handed out for it
+ * before are dead. That happens in small steps between other work. Extents that are not released
+ * are registered once, at the start.
  */
 #ifndef FP_MEMNODE_EXTENTS_H
 #define FP_MEMNODE_EXTENTS_H
@@ -43,19 +43,19 @@ typedef struct fp_extents {
     uint64_t extent_bytes;
     fp_net *nets[FP_EXTENT_NETS_MAX];
     unsigned net_count;
-    uint32_t clearing;     /* the extent being cleared, if dirty > 0 */
+    uint32_t clearing;      /* the extent being cleared, if dirty > 0 */
     uint64_t cleared_bytes; /* of it */
 } fp_extents;
 
-/* Maps and touches memory_bytes, rounded down to whole extents. order: log2 of slot units per extent, or
- * -1 to choose. Says on stderr what kind of memory it is, and how far it is if that takes long. Errors:
- * E_INVAL, E_NOMEM, E_SYS. */
+/* Maps and touches memory_bytes, rounded down to whole extents. order: log2 of slot units per
+ * extent, or -1 to choose. Says on stderr what kind of memory it is, and how far it is if that
+ * takes long. Errors: E_INVAL, E_NOMEM, E_SYS. */
 int fp_extents_open(uint64_t memory_bytes, int order, int numa_node,
                     fp_extents *extents) FARPOOL_MUST_CHECK;
 void fp_extents_close(fp_extents *extents);
 
-/* Registers everything with one more transport, whose index in mrs[] is returned. On failure nothing
- * stays registered with it. */
+/* Registers everything with one more transport, whose index in mrs[] is returned. On failure
+ * nothing stays registered with it. */
 int fp_extents_register(fp_extents *extents, fp_net *net, unsigned *index) FARPOOL_MUST_CHECK;
 /* Undoes all registrations; the transports can be closed afterwards. */
 void fp_extents_unregister(fp_extents *extents);

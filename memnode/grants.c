@@ -3,15 +3,15 @@
  * Requests. What a GRANT meets:
  *
  *   partition unknown                  it gets extents that are free, and thus zero
- *   known, lower epoch                 every other connection that uses it is cut off, and only then
+ *   known, lower epoch                 every other connection that uses it is cut off, only then
  *                                      does the slab, with what is in it, pass to the new epoch
  *   known, same or higher epoch        E_FENCED
  *   not enough free, enough with what  the GRANT waits, and the node has changed nothing yet
  *   is being cleared
  *   not enough at all                  E_NOSPACE, nothing changed
  *
- * The connection that brings the GRANT is never cut off: what it sent before was before (rule N3), and
- * it speaks for the new epoch now.
+ * The connection that brings the GRANT is never cut off: what it sent before was before (rule
+ * N3), and it speaks for the new epoch now.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -67,7 +67,8 @@ static int attach(fp_client *client, fp_grant *grant)
         uint32_t room = client->attached_room ? client->attached_room * 2 : 4;
         fp_grant **grown = realloc(client->attached, room * sizeof *grown);
         if (!grown)
-            return fp_error(FARPOOL_E_NOMEM, "the memory node has no memory for another attachment");
+            return fp_error(FARPOOL_E_NOMEM,
+                            "the memory node has no memory for another attachment");
         client->attached = grown;
         client->attached_room = room;
     }
@@ -122,7 +123,8 @@ static int no_space(const fp_memnode *node, uint64_t bytes)
     const fp_extents *extents = &node->extents;
     char asked[32], left[32], total[32], each[32];
     fp_config_size_text(bytes, asked, sizeof asked);
-    fp_config_size_text((extents->free + extents->dirty) * extents->extent_bytes, left, sizeof left);
+    fp_config_size_text((extents->free + extents->dirty) * extents->extent_bytes, left,
+                        sizeof left);
     fp_config_size_text(extents->count * extents->extent_bytes, total, sizeof total);
     fp_config_size_text(extents->extent_bytes, each, sizeof each);
     return fp_error(FARPOOL_E_NOSPACE,
@@ -153,12 +155,15 @@ static int grant(fp_memnode *node, const fp_pending *ask, fp_grant **out, bool *
     fp_extents *extents = &node->extents;
     fp_grant *known = find_grant(node, ask->partition);
     if (!ask->partition || !ask->bytes)
-        return fp_error(FARPOOL_E_INVAL, "GRANT of partition %" PRIu64 ", %" PRIu64 " bytes: "
-                        "neither may be 0", ask->partition, ask->bytes);
+        return fp_error(FARPOOL_E_INVAL,
+                        "GRANT of partition %" PRIu64 ", %" PRIu64 " bytes: "
+                        "neither may be 0",
+                        ask->partition, ask->bytes);
     if (known && known->epoch >= ask->epoch)
         return fp_error(FARPOOL_E_FENCED,
                         "partition %" PRIu64 " is held under epoch %" PRIu64 "; epoch %" PRIu64
-                        " is not higher", ask->partition, known->epoch, ask->epoch);
+                        " is not higher",
+                        ask->partition, known->epoch, ask->epoch);
     uint64_t count = ask->bytes / extents->extent_bytes + (ask->bytes % extents->extent_bytes != 0);
     uint64_t have = known ? known->count : 0;
     uint64_t missing = count > have ? count - have : 0;
@@ -197,14 +202,15 @@ static int grant(fp_memnode *node, const fp_pending *ask, fp_grant **out, bool *
     return 0;
 }
 
-/* Shares a part of the list with the client and puts its keys into node->answer. That order, because
- * the answer tells the client that it may use them (rule N3). */
+/* Shares a part of the list with the client and puts its keys into node->answer. That order,
+ * because the answer tells the client that it may use them (rule N3). */
 static int share_extents(fp_memnode *node, fp_client *client, fp_grant *of, uint32_t first)
 {
     fp_msg *answer = &node->answer;
     if (first >= of->count)
-        return fp_error(FARPOOL_E_INVAL, "extents from %" PRIu32 " asked for, but the slab has %" PRIu32,
-                        first, of->count);
+        return fp_error(FARPOOL_E_INVAL,
+                        "extents from %" PRIu32 " asked for, but the slab has %" PRIu32, first,
+                        of->count);
     int rc = attach(client, of);
     uint32_t left = of->count - first;
     uint32_t count = left < FP_WIRE_EXTENTS_MAX ? left : FP_WIRE_EXTENTS_MAX;
@@ -311,7 +317,8 @@ static int current_grant(const fp_memnode *node, fp_grant **out)
     const fp_msg *msg = &node->request;
     *out = find_grant(node, msg->partition);
     if (!*out)
-        return fp_error(FARPOOL_E_NOTFOUND, "partition %" PRIu64 " has no slab here", msg->partition);
+        return fp_error(FARPOOL_E_NOTFOUND, "partition %" PRIu64 " has no slab here",
+                        msg->partition);
     if ((*out)->epoch != msg->epoch)
         return fp_error(FARPOOL_E_FENCED,
                         "partition %" PRIu64 " is held under epoch %" PRIu64 ", not %" PRIu64,

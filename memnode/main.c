@@ -81,11 +81,10 @@ static char *ready_text(const fp_memnode_options *options, const fp_memnode *nod
     fp_memnode_usage_get(node, &usage);
     char boot_id[17];
     snprintf(boot_id, sizeof boot_id, "%016" PRIx64, fp_memnode_boot_id(node));
-    json_t *root = json_pack("{s:s, s:I, s:s, s:O, s:I, s:I, s:I}", "name", options->name, "pid",
-                             (json_int_t)getpid(), "boot_id", boot_id, "listen", listen,
-                             "memory_bytes", (json_int_t)usage.bytes_total, "extents",
-                             (json_int_t)usage.extents, "extent_bytes",
-                             (json_int_t)usage.extent_bytes);
+    json_t *root = json_pack(
+        "{s:s, s:I, s:s, s:O, s:I, s:I, s:I}", "name", options->name, "pid", (json_int_t)getpid(),
+        "boot_id", boot_id, "listen", listen, "memory_bytes", (json_int_t)usage.bytes_total,
+        "extents", (json_int_t)usage.extents, "extent_bytes", (json_int_t)usage.extent_bytes);
     char *text = root ? json_dumps(root, JSON_COMPACT) : NULL;
     json_decref(root);
     return text;
@@ -215,8 +214,8 @@ static int serve(const fp_memnode_options *options)
     int rc = fp_memnode_open(&config, &node);
     if (rc)
         return log_failure(rc);
-    /* Not earlier: a signal should end the touching of memory, which takes long, at once. Not later:
-     * from the first listener on there is something to be tidied up. */
+    /* Not earlier: a signal should end the touching of memory, which takes long, at once. Not
+     * later: from the first listener on there is something to be tidied up. */
     int signal_fd = take_signals();
     if (signal_fd < 0) {
         rc = signal_fd;

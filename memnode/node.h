@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Inside of the memory node: shared by server.c (connections, transports) and grants.c (requests). */
+/* Inside of the memory node: shared by server.c (connections, transports) and grants.c
+ * (requests). */
 #ifndef FP_MEMNODE_NODE_H
 #define FP_MEMNODE_NODE_H
 
@@ -19,9 +20,9 @@ typedef struct fp_grant {
 typedef struct fp_client {
     struct fp_client *next, **link; /* in the node's list; *link points here */
     fp_conn *conn;
-    unsigned net;         /* index of its transport */
-    bool greeted;         /* has said HELLO */
-    fp_grant **attached;  /* partitions whose extents it was given */
+    unsigned net;        /* index of its transport */
+    bool greeted;        /* has said HELLO */
+    fp_grant **attached; /* partitions whose extents it was given */
     uint32_t attached_count, attached_room;
     char name[FP_WIRE_TEXT_MAX + 1];
 } fp_client;
@@ -64,7 +65,8 @@ struct fp_memnode {
 
 /* Cuts a client off, frees it, and takes its events out of the batch being handled. */
 void fp_client_drop(fp_memnode *node, fp_client *client);
-/* Sends node->answer. A client that can not be answered is dropped: returns false, client is gone. */
+/* Sends node->answer. A client that can not be answered is dropped: returns false, client is
+ * gone. */
 bool fp_client_answer(fp_memnode *node, fp_client *client, uint32_t request);
 
 /* grants.c */

@@ -100,8 +100,9 @@ static const fp_option table[] = {
      "address to serve: verbs://HOST:PORT, tcp://HOST:PORT or shm:///PATH;\n"
      "may be given up to 16 times; port 0 chooses one",
      set_listen, false},
-    {"memory", "SIZE", "memory to offer (64m, 1.5g, ...; rounded down to whole extents);\ndefault 1g",
-     set_memory, false},
+    {"memory", "SIZE",
+     "memory to offer (64m, 1.5g, ...; rounded down to whole extents);\ndefault 1g", set_memory,
+     false},
     {"extent-units", "N",
      "slot units of 4160 bytes per extent, the unit of granting; a power of two\n"
      "from 1024 to 1048576; default 32768 (130 MiB), less on small nodes",
@@ -113,8 +114,10 @@ static const fp_option table[] = {
     {"config", "FILE",
      "read 'key = value' lines first: keys are the options above, # begins a\ncomment; flags win",
      NULL, true},
-    {"ready-fd", "N", "when all addresses are served, write them as one line of JSON to this\n"
-     "descriptor and close it", set_ready_fd, true},
+    {"ready-fd", "N",
+     "when all addresses are served, write them as one line of JSON to this\n"
+     "descriptor and close it",
+     set_ready_fd, true},
     {"ready-file", "FILE", "the same to a file, which is removed at the end", set_ready_file, true},
 };
 enum { TABLE_COUNT = sizeof table / sizeof table[0] };
@@ -138,7 +141,8 @@ int fp_memnode_options_parse(int argc, char **argv, fp_memnode_options *options)
     if (rc || options->help || options->version)
         return rc;
     if (!options->listen_count)
-        return fp_error(FARPOOL_E_INVAL, "no address to serve: give --listen; --help lists the options");
+        return fp_error(FARPOOL_E_INVAL,
+                        "no address to serve: give --listen; --help lists the options");
     return 0;
 }
 

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Connections and transports. Every request is answered within the step that reads it, except a GRANT
- * that has to wait for released memory to be cleared. Page reads and writes do not come by here: they
- * are one-sided.
+ * Connections and transports. Every request is answered within the step that reads it, except a
+ * GRANT that has to wait for released memory to be cleared. Page reads and writes do not come by
+ * here: they are one-sided.
  *
- * A step may cut off any connection (a GRANT under a higher epoch does), also one whose events stand
- * further on in the batch being handled: fp_client_drop takes those out.
+ * A step may cut off any connection (a GRANT under a higher epoch does), also one whose events
+ * stand further on in the batch being handled: fp_client_drop takes those out.
  */
 #include "memnode/server.h"
 
@@ -118,7 +118,7 @@ static void take_event(fp_memnode *node, unsigned net, const fp_net_event *event
         fp_client_drop(node, client);
         break;
     case FP_NET_DONE:     /* an answer has left, or FP_NET_CLOSED is about to come */
-    case FP_NET_RECV_IMM: /* nobody has a use for one yet; its WRITE was within the client's rights */
+    case FP_NET_RECV_IMM: /* nobody has a use for one yet; its WRITE was allowed */
     case FP_NET_ACCEPTED:
         break;
     }
@@ -200,7 +200,8 @@ void fp_memnode_close(fp_memnode *node)
 }
 
 /* The index of the transport that serves uri, opened now if it is the first of its scheme. */
-static int net_for(fp_memnode *node, const char *uri, const fp_net_options *options, unsigned *index)
+static int net_for(fp_memnode *node, const char *uri, const fp_net_options *options,
+                   unsigned *index)
 {
     fp_uri parsed;
     int rc = fp_uri_parse(uri, &parsed);

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * A memory node without its process: memory, transports, and the answers to control messages. No
- * threads, no waiting, no clock: whoever drives it (the daemon's loop, or a simulated world) calls
- * fp_memnode_step when a poller may have something. All functions of one node belong to one thread at a
- * time.
+ * threads, no waiting, no clock: whoever drives it (the daemon's loop, or a simulated world)
+ * calls fp_memnode_step when a poller may have something. All functions of one node belong to
+ * one thread at a time.
  */
 #ifndef FP_MEMNODE_SERVER_H
 #define FP_MEMNODE_SERVER_H
@@ -34,18 +34,19 @@ int fp_memnode_open(const fp_memnode_config *config, fp_memnode **node) FARPOOL_
 /* Cuts all connections off. */
 void fp_memnode_close(fp_memnode *node);
 
-/* Listens on one more address. The first of each scheme opens that transport (with options, which may
- * be NULL) and registers the memory with it, which blocks. *bound, valid until the node is closed, is
- * the address with its port. Errors as fp_net_open, fp_net_register and fp_net_listen. */
+/* Listens on one more address. The first of each scheme opens that transport (with options,
+ * which may be NULL) and registers the memory with it, which blocks. *bound, valid until the
+ * node is closed, is the address with its port. Errors as fp_net_open, fp_net_register and
+ * fp_net_listen. */
 int fp_memnode_listen(fp_memnode *node, const char *uri, const fp_net_options *options,
                       const char **bound) FARPOOL_MUST_CHECK;
 
 /* The pollers' descriptors, one per transport; at most FP_EXTENT_NETS_MAX. Returns their number. */
 unsigned fp_memnode_fds(fp_memnode *node, int *fds);
 
-/* Handles what has come in and does a little of the clearing that is due. Never waits. Returns 1 if there
- * is more to do at once, 0 if the descriptors may be waited for, or a negative code if a transport has
- * become unusable. */
+/* Handles what has come in and does a little of the clearing that is due. Never waits. Returns 1
+ * if there is more to do at once, 0 if the descriptors may be waited for, or a negative code if
+ * a transport has become unusable. */
 int fp_memnode_step(fp_memnode *node) FARPOOL_MUST_CHECK;
 
 void fp_memnode_usage_get(const fp_memnode *node, fp_memnode_usage *usage);

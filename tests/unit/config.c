@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Shows that configuration files, flags and values are read as documented, and that every mistake in them
- * is an error that names its place. */
+/* Shows that configuration files, flags and values are read as documented, and that every
+ * mistake in them is an error that names its place. */
 #include "common/config.h"
 
 #include <setjmp.h>
@@ -23,7 +23,10 @@ typedef struct target {
     uint64_t size_before_flags;
 } target;
 
-static int set_size(void *t, const char *value) { return fp_config_size(value, &((target *)t)->size); }
+static int set_size(void *t, const char *value)
+{
+    return fp_config_size(value, &((target *)t)->size);
+}
 
 static int set_number(void *t, const char *value)
 {
@@ -59,16 +62,34 @@ static void sizes(void **state)
     static const struct {
         const char *text;
         uint64_t bytes;
-    } good[] = {{"0", 0},           {"4096", 4096},         {"64k", 65536},        {"64M", 64ull << 20},
-                {"1.5g", 3ull << 29}, {"2GiB", 2ull << 30}, {"1t", 1ull << 40}, {"3MB", 3ull << 20},
+    } good[] = {{"0", 0},
+                {"4096", 4096},
+                {"64k", 65536},
+                {"64M", 64ull << 20},
+                {"1.5g", 3ull << 29},
+                {"2GiB", 2ull << 30},
+                {"1t", 1ull << 40},
+                {"3MB", 3ull << 20},
                 {"0.5k", 512}};
     for (size_t i = 0; i < sizeof good / sizeof good[0]; i++) {
         uint64_t bytes = 1;
         assert_int_equal(fp_config_size(good[i].text, &bytes), 0);
         assert_int_equal(bytes, good[i].bytes);
     }
-    static const char *const bad[] = {"", "-1", "+1", "k", "1x", "1kk", "1.g", ".5g", "1 g", "1.5",
-                                      "99999999999999999999", "9999999999t", "1e3", "0x10"};
+    static const char *const bad[] = {"",
+                                      "-1",
+                                      "+1",
+                                      "k",
+                                      "1x",
+                                      "1kk",
+                                      "1.g",
+                                      ".5g",
+                                      "1 g",
+                                      "1.5",
+                                      "99999999999999999999",
+                                      "9999999999t",
+                                      "1e3",
+                                      "0x10"};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         uint64_t bytes;
         assert_int_equal(fp_config_size(bad[i], &bytes), FARPOOL_E_INVAL);
@@ -85,7 +106,8 @@ static void numbers(void **state)
     uint64_t n;
     assert_int_equal(fp_config_number("10", 1, 10, &n), 0);
     assert_int_equal(n, 10);
-    static const char *const bad[] = {"0", "11", "-1", "", " 1", "1 ", "1k", "18446744073709551617"};
+    static const char *const bad[] = {"0",  "11", "-1", "",
+                                      " 1", "1 ", "1k", "18446744073709551617"};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
         assert_int_equal(fp_config_number(bad[i], 1, 10, &n), FARPOOL_E_INVAL);
 }
@@ -94,8 +116,8 @@ static void good_text(void **state)
 {
     (void)state;
     target t;
-    assert_int_equal(text("# a comment\n\n  size = 64k # another\r\nnumber=7\nword = a#b c\nword=d", &t),
-                     0);
+    assert_int_equal(
+        text("# a comment\n\n  size = 64k # another\r\nnumber=7\nword = a#b c\nword=d", &t), 0);
     assert_int_equal(t.size, 65536);
     assert_int_equal(t.number, 7);
     assert_int_equal(t.word_count, 2);
@@ -242,9 +264,9 @@ static void log_levels(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(sizes),     cmocka_unit_test(numbers),
-        cmocka_unit_test(good_text), cmocka_unit_test(bad_text),
-        cmocka_unit_test(flags),     cmocka_unit_test(help_names_every_option),
+        cmocka_unit_test(sizes),      cmocka_unit_test(numbers),
+        cmocka_unit_test(good_text),  cmocka_unit_test(bad_text),
+        cmocka_unit_test(flags),      cmocka_unit_test(help_names_every_option),
         cmocka_unit_test(log_levels),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Shows what a memory node answers to whom: grants, fencing by epoch, extents that come back zeroed and
- * under new keys, and what it does with clients that break the rules. Over shm and tcp, in this process. */
+/* Shows what a memory node answers to whom: grants, fencing by epoch, extents that come back
+ * zeroed and under new keys, and what it does with clients that break the rules. Over shm and
+ * tcp, in this process. */
 #include "common/wire.h"
 
 #include <setjmp.h>
@@ -116,14 +117,14 @@ static void disconnect(client *c)
 
 static int grant(client *c, uint64_t partition, uint64_t epoch, uint64_t bytes)
 {
-    return ask(c, (fp_msg){
-                      .type = FP_MSG_GRANT, .partition = partition, .epoch = epoch, .bytes = bytes});
+    return ask(
+        c, (fp_msg){.type = FP_MSG_GRANT, .partition = partition, .epoch = epoch, .bytes = bytes});
 }
 
 static int attach(client *c, uint64_t partition, uint64_t epoch, uint32_t first)
 {
-    return ask(c, (fp_msg){
-                      .type = FP_MSG_ATTACH, .partition = partition, .epoch = epoch, .first = first});
+    return ask(
+        c, (fp_msg){.type = FP_MSG_ATTACH, .partition = partition, .epoch = epoch, .first = first});
 }
 
 static int release(client *c, uint64_t partition, uint64_t epoch)
@@ -315,11 +316,9 @@ static void released_memory_is_zeroed_and_its_keys_are_dead(void **state)
         assert_int_equal(transfer(&a, FP_NET_WRITE, keys[i], EXTENT_BYTES - 4096), 0);
     }
     /* Both at once and for everything, so that the grant has to wait for the clearing. */
-    fp_msg msgs[2] = {{.type = FP_MSG_RELEASE, .partition = 1, .epoch = 1},
-                      {.type = FP_MSG_GRANT,
-                       .partition = 2,
-                       .epoch = 1,
-                       .bytes = NODE_EXTENTS * EXTENT_BYTES}};
+    fp_msg msgs[2] = {
+        {.type = FP_MSG_RELEASE, .partition = 1, .epoch = 1},
+        {.type = FP_MSG_GRANT, .partition = 2, .epoch = 1, .bytes = NODE_EXTENTS * EXTENT_BYTES}};
     send_msg(&a, &msgs[0]);
     send_msg(&a, &msgs[1]);
     do {
