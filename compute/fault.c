@@ -98,18 +98,25 @@ int fp_fault(farpool_partition *partition, farpool_pid pid)
 
 void fp_latch_wait(farpool_partition *partition, fp_entry *entry, uint64_t word, unsigned *spins)
 {
+    farpool_pool *pool = partition->pool;
+    fp_thread *thread = fp_thread_get(pool);
+    if (thread && thread->prefetching) { /* very likely the page is one of ours on its way */
+        fp_thread_own(thread);
+        if (thread->prefetching)
+            fp_io_progress(thread, 1);
+        fp_thread_disown(thread);
+        return;
+    }
     if ((*spins)++ < SPINS) {
         __builtin_ia32_pause();
         return;
     }
-    farpool_pool *pool = partition->pool;
     bool prefetches = atomic_load_explicit(&pool->prefetches, memory_order_relaxed) > 0;
     if (prefetches) {
         fp_io_help(pool);
         if (fp_word_state(fp_word_load(entry)) != fp_word_state(word))
             return;
     }
-    fp_thread *thread = fp_thread_get(pool);
     if (thread)
         fp_count(&thread->count.latch_waits, 1);
     fp_park(entry, word, prefetches ? SLEEP_US_PREFETCH : SLEEP_US);
@@ -124,7 +131,6 @@ void farpool_prefetch(farpool_partition *partition, const farpool_pid *pids, siz
     fp_io *ios[POST_MAX];
     unsigned n = 0;
     fp_thread_own(thread);
-    fp_io_progress(thread, 0);
     for (size_t i = 0; i < count && thread->prefetching < FP_PREFETCH_MAX; i++) {
         if (pids[i] >= partition->units || thread->prefetching >= pool->frame_count / 4)
             continue;

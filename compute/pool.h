@@ -108,7 +108,7 @@ typedef struct fp_thread {
     fp_io *free_ios[FP_IO_MAX];
     unsigned free_io_count;
     fp_io *completed;     /* transfers that are done, newest first */
-    unsigned prefetching; /* of its ios */
+    _Atomic unsigned prefetching; /* of its ios; its own thread may look without owning */
     fp_msg *reply;        /* where the answer to the request in progress goes, or NULL */
     uint32_t request;     /* number of that request */
     bool replied;

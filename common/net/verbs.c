@@ -198,7 +198,12 @@ static int verbs_poller_open(fp_net *base, fp_poller **out)
     return 0;
 }
 
-static int verbs_poller_fd(fp_poller *poller) { return ((fp_verbs_poller *)poller)->epoll_fd; }
+static int verbs_poller_fd(fp_poller *base)
+{
+    fp_verbs_poller *poller = (fp_verbs_poller *)base;
+    poller->fd_given = true;
+    return poller->epoll_fd;
+}
 
 bool fp_verbs_give(fp_verbs_poller *poller, const fp_net_event *event)
 {
@@ -538,7 +543,8 @@ static int verbs_poll(fp_poller *base, fp_net_event *events, int max, int timeou
             look(poller);
         now = fp_now_ns();
     }
-    while (!rc && !poller->event_count) {
+    /* A look that finds nothing costs no system call, unless somebody may go to sleep on it. */
+    while (!rc && !poller->event_count && (timeout_ms || poller->fd_given)) {
         rc = arm(poller);
         if (rc || poller->event_count || !timeout_ms)
             break;

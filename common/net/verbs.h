@@ -77,6 +77,7 @@ typedef struct fp_verbs_poller {
     struct ibv_comp_channel *completions;
     struct ibv_cq *cq;
     int epoll_fd;
+    bool fd_given;                /* to somebody who may wait for it */
     bool armed;                   /* the next completion makes `completions` readable */
     unsigned looks;               /* at the CQ since the last look at the channel */
     fp_verbs_conn **conns;        /* by slot */
