@@ -174,8 +174,7 @@ static __attribute__((noinline)) int try_lookup(const farpool_btree *tree, farpo
 }
 
 /* The value's page is latched while it is copied. leaf: its version is checked, unless it is latched. */
-static int read_overflow(const farpool_btree *tree, const found *answer,
-                         const fp_btree_place *leaf)
+static int read_overflow(const farpool_btree *tree, const found *answer, const fp_btree_place *leaf)
 {
     void *page;
     int rc = farpool_fix(tree->partition, answer->ref.pid, FARPOOL_SHARED, &page);

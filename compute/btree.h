@@ -46,8 +46,8 @@ int fp_btree_descend(const farpool_btree *tree, const fp_btree_target *target, u
 
 /* The same with latches, parent's before child's: shared, but exclusive on levels up to `exclusive`
  * (-1: none). *held has the node and its parent. E_NOTFOUND: the tree is lower, nothing is held. */
-int fp_btree_descend_latched(const farpool_btree *tree, const fp_btree_target *target, unsigned level,
-                             int exclusive, fp_btree_latched *held);
+int fp_btree_descend_latched(const farpool_btree *tree, const fp_btree_target *target,
+                             unsigned level, int exclusive, fp_btree_latched *held);
 
 /* Latches the leaf where key belongs exclusively, and with with_parent the node of any level and its parent
  * (if it is not the root). No section may be open. E_NOTFOUND as above. */

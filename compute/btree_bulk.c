@@ -25,7 +25,7 @@ typedef struct stage {
 typedef struct bulk {
     farpool_btree *tree;
     stage *levels[FP_BTREE_LEVELS_MAX];
-    unsigned height;  /* levels in use */
+    unsigned height;   /* levels in use */
     unsigned used_max; /* a node is done before it is fuller than this */
     uint8_t last[FARPOOL_KEY_MAX];
     size_t last_len; /* 0: no record yet */
@@ -58,10 +58,10 @@ static bool has_room(const bulk *loader, const stage *level, size_t key_len, siz
                      size_t upper_max)
 {
     const fp_btree_node *node = &level->image.node;
-    return node->count < 2 ||
-           fp_btree_node_used(node) + fp_btree_record_bytes(node, key_len, value_len) +
-                   level->lower_len + upper_max <=
-               loader->used_max;
+    return node->count < 2 || fp_btree_node_used(node) +
+                                      fp_btree_record_bytes(node, key_len, value_len) +
+                                      level->lower_len + upper_max <=
+                                  loader->used_max;
 }
 
 /* Writes the image to a node with fences; false cannot be, for has_room has counted. */
@@ -255,7 +255,7 @@ int farpool_btree_bulk_load(farpool_btree *tree, farpool_bulk_fn next, void *arg
     if (!tree || !next || fill_percent < 50 || fill_percent > 100)
         return FARPOOL_E_INVAL;
     bulk loader = {.tree = tree,
-                     .used_max = (FARPOOL_UNIT_BYTES - FP_BTREE_HEADER) * fill_percent / 100};
+                   .used_max = (FARPOOL_UNIT_BYTES - FP_BTREE_HEADER) * fill_percent / 100};
     int rc = add_level(&loader);
     if (rc)
         return rc;

@@ -118,8 +118,8 @@ static int fix_root(const farpool_btree *tree, int exclusive, fp_btree_latched *
     return fix_node(tree, tree->root, FARPOOL_EXCLUSIVE, &held->node);
 }
 
-int fp_btree_descend_latched(const farpool_btree *tree, const fp_btree_target *target, unsigned level,
-                             int exclusive, fp_btree_latched *held)
+int fp_btree_descend_latched(const farpool_btree *tree, const fp_btree_target *target,
+                             unsigned level, int exclusive, fp_btree_latched *held)
 {
     int rc = fix_root(tree, exclusive, held);
     if (rc)
@@ -168,8 +168,8 @@ static __attribute__((noinline)) int take_in_section(const farpool_btree *tree, 
     if (!with_parent)
         place.parent = FARPOOL_PID_NONE;
     if (place.parent != FARPOOL_PID_NONE) {
-        rc = farpool_read_upgrade(tree->partition, place.parent, place.parent_version,
-                                  &parent_page);
+        rc =
+            farpool_read_upgrade(tree->partition, place.parent, place.parent_version, &parent_page);
         if (rc)
             return rc;
     }
@@ -179,8 +179,8 @@ static __attribute__((noinline)) int take_in_section(const farpool_btree *tree, 
             farpool_unfix(tree->partition, place.parent, FARPOOL_EXCLUSIVE);
         return rc;
     }
-    *held = (fp_btree_latched){place.pid, page, FARPOOL_EXCLUSIVE, place.parent, parent_page,
-                               FARPOOL_EXCLUSIVE};
+    *held = (fp_btree_latched){place.pid,    page,        FARPOOL_EXCLUSIVE,
+                               place.parent, parent_page, FARPOOL_EXCLUSIVE};
     return 0;
 }
 

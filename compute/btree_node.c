@@ -53,10 +53,7 @@ static unsigned gap(const fp_btree_node *node)
     return node->heap - (FP_BTREE_HEADER + 8u * node->count);
 }
 
-unsigned fp_btree_node_room(const fp_btree_node *node)
-{
-    return gap(node) + node->garbage;
-}
+unsigned fp_btree_node_room(const fp_btree_node *node) { return gap(node) + node->garbage; }
 
 unsigned fp_btree_node_used(const fp_btree_node *node)
 {
@@ -206,7 +203,8 @@ farpool_slice fp_btree_node_split_at(const fp_btree_node *node, unsigned *at, ui
     uint8_t left[FARPOOL_KEY_MAX];
     for (unsigned i = first; i <= last; i++) {
         size_t len = fp_btree_separator(fp_btree_node_key(node, i - 1, left),
-                                        fp_btree_node_key(node, i, buffer)).len;
+                                        fp_btree_node_key(node, i, buffer))
+                         .len;
         unsigned distance = i < middle ? middle - i : i - middle;
         if (len < best || (len == best && distance == 0)) {
             best = len;

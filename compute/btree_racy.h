@@ -27,20 +27,11 @@
 #define FP_RACY __attribute__((always_inline)) inline
 #endif
 
-FP_RACY static uint8_t fp_racy_u8(const uint8_t *p)
-{
-    return *(const volatile uint8_t *)p;
-}
+FP_RACY static uint8_t fp_racy_u8(const uint8_t *p) { return *(const volatile uint8_t *)p; }
 
-FP_RACY static uint16_t fp_racy_u16(const uint16_t *p)
-{
-    return *(const volatile uint16_t *)p;
-}
+FP_RACY static uint16_t fp_racy_u16(const uint16_t *p) { return *(const volatile uint16_t *)p; }
 
-FP_RACY static uint64_t fp_racy_u64(const uint64_t *p)
-{
-    return *(const volatile uint64_t *)p;
-}
+FP_RACY static uint64_t fp_racy_u64(const uint64_t *p) { return *(const volatile uint64_t *)p; }
 
 FP_RACY static void fp_racy_copy(void *to, const void *from, size_t len)
 {

@@ -72,15 +72,9 @@ static uint64_t check_value(farpool_slice key, const uint8_t *value, size_t len)
     return head.stamp;
 }
 
-static bool owned_by(uint64_t number, unsigned thread)
-{
-    return number % 8 == thread;
-}
+static bool owned_by(uint64_t number, unsigned thread) { return number % 8 == thread; }
 
-static bool shared(uint64_t number)
-{
-    return number % 8 >= THREADS;
-}
+static bool shared(uint64_t number) { return number % 8 >= THREADS; }
 
 static void write_one(uint64_t number, uint64_t random, unsigned how)
 {
@@ -97,7 +91,7 @@ static void write_one(uint64_t number, uint64_t random, unsigned how)
         CHECK(rc == 0 || rc == FARPOOL_E_EXISTS || rc == FARPOOL_E_NOTFOUND);
         return;
     }
-    int expected = how == 0 && before ? FARPOOL_E_EXISTS
+    int expected = how == 0 && before                  ? FARPOOL_E_EXISTS
                    : (how == 1 || how == 3) && !before ? FARPOOL_E_NOTFOUND
                                                        : 0;
     CHECK(rc == expected);
@@ -213,7 +207,8 @@ static void run(const char *scheme, enum farpool_mapping mapping)
     farpool_stats stats;
     farpool_stats_get(pool, &stats);
     CHECK(stats.misses > 0);
-    printf("%s, mapping %d: %llu operations, %llu records in %llu leaves, %llu misses, %llu restarts\n",
+    printf("%s, mapping %d: %llu operations, %llu records in %llu leaves, %llu misses, %llu "
+           "restarts\n",
            scheme, (int)mapping, (unsigned long long)atomic_load(&operations),
            (unsigned long long)shape.records, (unsigned long long)shape.leaves,
            (unsigned long long)stats.misses, (unsigned long long)stats.restarts);

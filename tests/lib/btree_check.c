@@ -63,8 +63,8 @@ static void check_keys(const fp_btree_node *node, farpool_pid pid)
         CHECK(i == 0 || compare(before, key) < 0, pid);
         CHECK(compare(key, fp_btree_lower(node)) >= (node->level ? 1 : 0), pid);
         CHECK(!node->has_upper || compare(key, fp_btree_upper(node)) < 0, pid);
-        bytes += len + (unsigned)(node->level ? sizeof(farpool_pid)
-                                              : fp_btree_value(node, slot).len + 2);
+        bytes += len +
+                 (unsigned)(node->level ? sizeof(farpool_pid) : fp_btree_value(node, slot).len + 2);
         before = key;
     }
     CHECK(node->heap + bytes + node->garbage == node->upper_at, pid);

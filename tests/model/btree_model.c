@@ -39,10 +39,7 @@ static uint8_t value[VALUE_MAX], seen[VALUE_MAX];
         }                                                                                          \
     } while (0)
 
-static uint64_t below(uint64_t bound)
-{
-    return test_random(&rng) % bound;
-}
+static uint64_t below(uint64_t bound) { return test_random(&rng) % bound; }
 
 static int compare_records(const void *a, const void *b)
 {
@@ -66,9 +63,9 @@ static void make_key(model_record *record)
             record->key[record->key_len - 1 - i] = (uint8_t)below(256);
         break;
     case 2: /* as people name things */
-        record->key_len = (size_t)sprintf((char *)record->key, "lib%c%c-package-%u",
-                                          (int)('a' + below(3)), (int)('a' + below(26)),
-                                          (unsigned)below(100000));
+        record->key_len =
+            (size_t)sprintf((char *)record->key, "lib%c%c-package-%u", (int)('a' + below(3)),
+                            (int)('a' + below(26)), (unsigned)below(100000));
         break;
     case 3: /* one the beginning of the other */
         record->key_len = 1 + below(300);

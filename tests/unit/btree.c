@@ -43,10 +43,7 @@ static int teardown(void **state)
     return 0;
 }
 
-static farpool_slice text(const char *string)
-{
-    return (farpool_slice){string, strlen(string)};
-}
+static farpool_slice text(const char *string) { return (farpool_slice){string, strlen(string)}; }
 
 static farpool_slice numbered(char *buffer, unsigned number)
 {
@@ -144,7 +141,8 @@ static void bulk_load_wants_order(void **state)
 {
     fixture *f = *state;
     int calls = 0;
-    assert_int_equal(farpool_btree_bulk_load(f->tree, same_key_twice, &calls, 100), FARPOOL_E_INVAL);
+    assert_int_equal(farpool_btree_bulk_load(f->tree, same_key_twice, &calls, 100),
+                     FARPOOL_E_INVAL);
     assert_int_equal(calls, 2);
     assert_int_equal(test_btree_check(f->part, f->root).records, 1);
 }
@@ -156,7 +154,8 @@ static void full_slab(void **state)
     char key[32];
     unsigned n = 0;
     int rc;
-    while (!(rc = farpool_btree_insert(f->tree, numbered(key, n), (farpool_slice){value, sizeof value})))
+    while (!(
+        rc = farpool_btree_insert(f->tree, numbered(key, n), (farpool_slice){value, sizeof value})))
         n++;
     assert_int_equal(rc, FARPOOL_E_NOSPACE);
     assert_int_equal(test_btree_check(f->part, f->root).records, n);
@@ -186,8 +185,8 @@ static void scans_hold_nothing(void **state)
     for (int backward = 0; backward < 2; backward++) {
         source all = {.end = 5000, .stop_at = UINT32_MAX};
         assert_int_equal(farpool_btree_bulk_load(f->tree, next_record, &all, 100), 0);
-        assert_int_equal(farpool_btree_scan(f->tree, (farpool_slice){NULL, 0}, backward, delete_seen, f),
-                         0);
+        assert_int_equal(
+            farpool_btree_scan(f->tree, (farpool_slice){NULL, 0}, backward, delete_seen, f), 0);
         test_btree_shape shape = test_btree_check(f->part, f->root);
         assert_int_equal(shape.records, 0);
         assert_int_equal(shape.height, 1);
@@ -218,8 +217,10 @@ static void opens_only_roots(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(limits),    TEST(largest_value),      TEST(bulk_loads),       TEST(bulk_load_wants_order),
-        TEST(full_slab), TEST(scans_hold_nothing), TEST(opens_only_roots),
+        TEST(limits),           TEST(largest_value),
+        TEST(bulk_loads),       TEST(bulk_load_wants_order),
+        TEST(full_slab),        TEST(scans_hold_nothing),
+        TEST(opens_only_roots),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
