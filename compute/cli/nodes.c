@@ -1,0 +1,180 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "compute/cli/nodes.h"
+
+#include <jansson.h>
+#include <libgen.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "common/error.h"
+#include "common/wire.h"
+
+enum { USAGE_WAIT_MS = 2000 };
+
+static void exec_memnode(const char *listen, uint64_t bytes, int ready_fd)
+{
+    char self[PATH_MAX] = "", path[PATH_MAX + 32], memory[32], fd[16];
+    if (readlink("/proc/self/exe", self, sizeof self - 1) < 0)
+        _exit(127);
+    snprintf(path, sizeof path, "%s/farpool-memnode", dirname(self));
+    snprintf(memory, sizeof memory, "%lluk", (unsigned long long)(bytes >> 10));
+    snprintf(fd, sizeof fd, "%d", ready_fd);
+    prctl(PR_SET_PDEATHSIG, SIGTERM);
+    execl(path, path, "--listen", listen, "--memory", memory, "--ready-fd", fd, "--log-level",
+          "error", (char *)NULL);
+    perror(path);
+    _exit(127);
+}
+
+static int start_one(cli_nodes *nodes, unsigned i, const char *listen, uint64_t bytes)
+{
+    int fds[2];
+    if (pipe(fds))
+        return fp_error_sys("starting a memory node: pipe");
+    pid_t pid = fork();
+    if (pid < 0)
+        return fp_error_sys("starting a memory node: fork");
+    if (!pid) {
+        close(fds[0]);
+        exec_memnode(listen, bytes, fds[1]);
+    }
+    nodes->pids[i] = pid;
+    close(fds[1]);
+    FILE *ready = fdopen(fds[0], "r");
+    json_t *json = ready ? json_loadf(ready, JSON_DISABLE_EOF_CHECK, NULL) : NULL;
+    const char *uri = json_string_value(json_array_get(json_object_get(json, "listen"), 0));
+    int rc = 0;
+    if (uri)
+        snprintf(nodes->texts[i], sizeof nodes->texts[i], "%s", uri);
+    else
+        rc = fp_error(FARPOOL_E_NODE, "farpool-memnode at %s did not start; it says why above",
+                      listen);
+    nodes->uris[i] = nodes->texts[i];
+    json_decref(json);
+    if (ready)
+        fclose(ready);
+    return rc;
+}
+
+int cli_nodes_start(cli_nodes *nodes, unsigned count, const char *transport, const char *host,
+                    uint64_t bytes_each)
+{
+    memset(nodes, 0, sizeof *nodes);
+    for (unsigned i = 0; i < count; i++) {
+        char listen[256];
+        if (!strcmp(transport, "shm"))
+            snprintf(listen, sizeof listen, "shm:///tmp/farpool-%d-%u.sock", (int)getpid(), i);
+        else
+            snprintf(listen, sizeof listen, "%s://%s:0", transport, host);
+        nodes->count = i + 1;
+        int rc = start_one(nodes, i, listen, bytes_each);
+        if (rc) {
+            cli_nodes_stop(nodes);
+            return rc;
+        }
+    }
+    return 0;
+}
+
+void cli_nodes_stop(cli_nodes *nodes)
+{
+    for (unsigned i = 0; i < nodes->count; i++)
+        if (nodes->pids[i] > 0)
+            kill(nodes->pids[i], SIGTERM);
+    for (unsigned i = 0; i < nodes->count; i++)
+        if (nodes->pids[i] > 0)
+            waitpid(nodes->pids[i], NULL, 0);
+    nodes->count = 0;
+}
+
+double cli_nodes_cpu(const cli_nodes *nodes)
+{
+    double seconds = 0;
+    for (unsigned i = 0; i < nodes->count; i++) {
+        char path[64];
+        unsigned long user = 0, system = 0;
+        snprintf(path, sizeof path, "/proc/%d/stat", (int)nodes->pids[i]);
+        FILE *file = nodes->pids[i] > 0 ? fopen(path, "r") : NULL;
+        if (!file)
+            continue;
+        if (fscanf(file, "%*d (%*[^)]) %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user,
+                   &system) == 2)
+            seconds += (double)(user + system) / (double)sysconf(_SC_CLK_TCK);
+        fclose(file);
+    }
+    return seconds;
+}
+
+/* One request and its answer on a connection of its own. */
+static int ask(fp_conn *conn, fp_poller *poller, fp_msg *msg)
+{
+    uint8_t buffer[FP_NET_MESSAGE_MAX];
+    fp_net_op op = {.kind = FP_NET_SEND, .sge_count = 1};
+    op.sge[0] = (fp_sge){buffer, (uint32_t)fp_wire_encode(msg, buffer, sizeof buffer), NULL};
+    int rc = fp_net_post(conn, &op, 1);
+    while (!rc) {
+        fp_net_event event;
+        int n = fp_net_poll(poller, &event, 1, USAGE_WAIT_MS);
+        if (n <= 0)
+            return fp_error(FARPOOL_E_TIMEOUT, "%s does not answer", fp_net_conn_peer(conn));
+        if (event.kind == FP_NET_CLOSED)
+            return fp_error(event.status, "%s: %s", fp_net_conn_peer(conn),
+                            fp_net_conn_reason(conn));
+        if (event.kind == FP_NET_RECV)
+            return fp_wire_decode(event.data, event.len, msg);
+    }
+    return rc;
+}
+
+static int usage_of(const char *uri, fp_msg *msg)
+{
+    fp_net *net;
+    fp_poller *poller;
+    fp_conn *conn;
+    int rc = fp_net_open(uri, NULL, &net);
+    if (rc)
+        return rc;
+    rc = fp_net_poller_open(net, &poller);
+    if (rc)
+        goto err_after_net;
+    rc = fp_net_connect(poller, uri, &conn);
+    if (rc)
+        goto err_after_poller;
+    memset(msg, 0, sizeof *msg);
+    msg->type = FP_MSG_HELLO;
+    strcpy(msg->text, "farpool");
+    rc = ask(conn, poller, msg);
+    if (!rc) {
+        msg->type = FP_MSG_USAGE;
+        rc = ask(conn, poller, msg);
+    }
+    if (!rc && msg->type != FP_MSG_USAGE_OK)
+        rc = fp_error(FARPOOL_E_PROTO, "%s does not tell its usage", uri);
+    fp_net_conn_close(conn);
+err_after_poller:
+    fp_net_poller_close(poller);
+err_after_net:
+    fp_net_close(net);
+    return rc;
+}
+
+int cli_nodes_data_bytes(const cli_nodes *nodes, uint64_t *bytes)
+{
+    fp_msg *msg = malloc(sizeof *msg);
+    if (!msg)
+        return fp_error(FARPOOL_E_NOMEM, "asking memory nodes: no memory");
+    int rc = 0;
+    *bytes = 0;
+    for (unsigned i = 0; i < nodes->count && !rc; i++) {
+        rc = usage_of(nodes->uris[i], msg);
+        *bytes += msg->usage.data_bytes;
+    }
+    free(msg);
+    return rc;
+}

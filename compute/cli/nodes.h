@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Memory nodes that a command starts for itself and stops at its end. */
+#ifndef FP_CLI_NODES_H
+#define FP_CLI_NODES_H
+
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "farpool.h"
+
+enum { CLI_NODES_MAX = 16 };
+
+typedef struct cli_nodes {
+    const char *uris[CLI_NODES_MAX];
+    pid_t pids[CLI_NODES_MAX]; /* 0: not ours */
+    unsigned count;
+    char texts[CLI_NODES_MAX][256];
+} cli_nodes;
+
+/* Starts farpool-memnode (which stands beside this program) count times, with so many bytes each. host:
+ * where to listen, for tcp and verbs. Waits until they serve. */
+int cli_nodes_start(cli_nodes *nodes, unsigned count, const char *transport, const char *host,
+                    uint64_t bytes_each) FARPOOL_MUST_CHECK;
+void cli_nodes_stop(cli_nodes *nodes);
+
+/* CPU time used so far by those that are ours, in seconds. */
+double cli_nodes_cpu(const cli_nodes *nodes);
+/* Page bytes that their CPUs have moved, asked from the nodes; negative code if one does not say. */
+int cli_nodes_data_bytes(const cli_nodes *nodes, uint64_t *bytes) FARPOOL_MUST_CHECK;
+
+#endif

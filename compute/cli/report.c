@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "compute/cli/report.h"
+
+#include <jansson.h>
+#include <stdio.h>
+
+#include "common/error.h"
+
+static double us(const farpool_latency *latency, double q)
+{
+    return (double)farpool_latency_quantile(latency, q) / 1000;
+}
+
+static double hit_rate(const farpool_stats *stats)
+{
+    uint64_t all = stats->hits + stats->misses;
+    return all ? 100.0 * (double)stats->hits / (double)all : 0;
+}
+
+static double mib(uint64_t bytes) { return (double)bytes / 1048576; }
+
+void cli_report_table(const cli_report *report)
+{
+    uint64_t read = 0, written = 0;
+    printf("\n%zu records, %.1f MiB, from %s; pool %.1f MiB (1/%.0f), mapping %s, over %s\n\n",
+           report->input->count, mib(report->input->bytes), report->source, mib(report->pool_bytes),
+           (double)report->input->bytes / (double)report->pool_bytes, report->mapping,
+           report->transport);
+    printf("                                           fault latency, us         moved, MiB\n");
+    printf("  phase              ops/s     hit rate     p50     p99   p99.9     in      out\n");
+    for (unsigned i = 0; i < report->count; i++) {
+        const cli_result *r = &report->results[i];
+        printf("  %-16s %9.0f     %6.2f %% %7.1f %7.1f %7.1f %7.1f %8.1f\n", r->name,
+               (double)r->ops / r->seconds, hit_rate(&r->delta), us(&r->delta.fault, 0.5),
+               us(&r->delta.fault, 0.99), us(&r->delta.fault, 0.999), mib(r->delta.bytes_read),
+               mib(r->delta.bytes_written));
+        read += r->delta.bytes_read;
+        written += r->delta.bytes_written;
+    }
+    printf("\nHit rate counts pages: a lookup touches three or four, of which the upper ones are "
+           "always "
+           "here.\n");
+    if (report->verified)
+        printf("Every record went out to the memory nodes, came back and equals its input.\n");
+    printf("%.1f MiB came from and %.1f MiB went to the memory nodes; their CPUs touched %llu "
+           "bytes of "
+           "that\nand were busy for %.2f s.\n",
+           mib(read), mib(written), (unsigned long long)report->node_data_bytes,
+           report->node_cpu_seconds);
+}
+
+int cli_report_json(const cli_report *report)
+{
+    json_t *phases = json_array();
+    for (unsigned i = 0; i < report->count; i++) {
+        const cli_result *r = &report->results[i];
+        json_array_append_new(
+            phases, json_pack("{s:s, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:I, s:I, s:I}", "phase",
+                              r->name, "operations", (json_int_t)r->ops, "seconds", r->seconds,
+                              "ops_per_second", (double)r->ops / r->seconds, "hit_percent",
+                              hit_rate(&r->delta), "fault_p50_us", us(&r->delta.fault, 0.5),
+                              "fault_p99_us", us(&r->delta.fault, 0.99), "fault_p999_us",
+                              us(&r->delta.fault, 0.999), "misses", (json_int_t)r->delta.misses,
+                              "bytes_in", (json_int_t)r->delta.bytes_read, "bytes_out",
+                              (json_int_t)r->delta.bytes_written));
+    }
+    json_t *all = json_pack(
+        "{s:s, s:I, s:I, s:I, s:I, s:s, s:s, s:i, s:b, s:f, s:I, s:o}", "source", report->source,
+        "records", (json_int_t)report->input->count, "bytes", (json_int_t)report->input->bytes,
+        "duplicates", (json_int_t)report->input->duplicates, "pool_bytes",
+        (json_int_t)report->pool_bytes, "transport", report->transport, "mapping", report->mapping,
+        "threads", (int)report->threads, "verified", report->verified, "memnode_cpu_seconds",
+        report->node_cpu_seconds, "memnode_cpu_bytes", (json_int_t)report->node_data_bytes,
+        "phases", phases);
+    int bad = !all || json_dumpf(all, stdout, JSON_INDENT(2)) || putchar('\n') == EOF;
+    json_decref(all);
+    return bad ? fp_error(FARPOOL_E_SYS, "writing JSON to standard output failed") : 0;
+}

@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# Shows what the farpool command answers: values, ranges, exit codes, and clear errors for bad input.
+set -uo pipefail
+farpool=${FARPOOL_BUILD:-$PWD/build}/farpool
+dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT
+fails=0
+
+# expect CODE 'PATTERN' COMMAND...: exit code, and a regular expression in stdout + stderr
+expect() {
+    local code=$1 pattern=$2 out rc
+    shift 2
+    out=$(timeout 60 "$@" 2>&1 </dev/null)
+    rc=$?
+    if [ "$rc" != "$code" ] || ! grep -qE -- "$pattern" <<<"$out"; then
+        echo "FAILED ($rc, wanted $code and /$pattern/): $*"
+        echo "$out"
+        fails=$((fails + 1))
+    fi
+}
+
+printf 'b\ttwo\na\tone\nc\tthree\nb\ttwo again' >"$dir/tsv"
+expect 0 '^one$' "$farpool" get "$dir/tsv" a -q
+expect 0 '^two again$' "$farpool" get "$dir/tsv" b -q
+expect 3 "no record 'zz'" "$farpool" get "$dir/tsv" zz -q
+expect 0 '^c.three$' "$farpool" scan "$dir/tsv" --from bb -q
+expect 0 '^a.one$' "$farpool" scan "$dir/tsv" --reverse --from az -q
+expect 0 '1 records were replaced' "$farpool" load "$dir/tsv"
+expect 0 '"verified": true' "$farpool" load "$dir/tsv" -q -o json
+expect 0 'farpool COMMAND' "$farpool" --help
+expect 0 '^farpool [0-9]' "$farpool" --version
+expect 2 'command and a file' "$farpool"
+expect 2 'no such command' "$farpool" frobnicate "$dir/tsv"
+expect 2 'farpool --help' "$farpool" load "$dir/tsv" --wrong
+expect 2 'frames or vm' "$farpool" load "$dir/tsv" --mapping exmap
+expect 2 'out of range' "$farpool" load "$dir/tsv" --threads 0
+expect 2 'out of range' "$farpool" load "$dir/tsv" --pool 5
+expect 2 'which keys' "$farpool" get "$dir/tsv"
+expect 1 'No such file' "$farpool" load "$dir/nothing"
+expect 1 'expected verbs' "$farpool" load "$dir/tsv" --memnode nonsense
+expect 1 'nobody|refused|No such file|not' "$farpool" load "$dir/tsv" --memnode shm:///tmp/farpool-nobody.sock
+: >"$dir/empty"
+expect 1 'is empty' "$farpool" load "$dir/empty"
+printf 'a\tb\nno tab here\n' >"$dir/bad"
+expect 1 'bad:2: no tab' "$farpool" load "$dir/bad"
+{ head -c 600 /dev/zero | tr '\0' k; printf '\tv\n'; } >"$dir/long"
+expect 1 'long:1: a key of 600 bytes' "$farpool" load "$dir/long"
+printf 'Package: x\nDescription: no version\n' >"$dir/package"
+expect 1 'without Package or Version' "$farpool" load "$dir/package"
+{ printf 'k\t'; head -c 300000 /dev/urandom | tr -d '\n'; printf '\nl\t\n\0z\tnul\0inside\n'; } >"$dir/odd"
+expect 0 'came back' "$farpool" load "$dir/odd" -q
+[ "$fails" = 0 ]
