@@ -207,6 +207,12 @@ static void refuse(fp_tcp_conn *conn)
     fp_tcp_set_deadline_locked(conn, FP_TCP_REFUSE_MS);
 }
 
+/* What this side's CPU has moved for its peer (fp_net_data_bytes). */
+static void count_moved(fp_tcp_conn *conn, uint32_t bytes)
+{
+    atomic_fetch_add_explicit(&conn->base.poller->net->data_bytes, bytes, memory_order_relaxed);
+}
+
 static void serve_read(fp_tcp_conn *conn)
 {
     fp_mr *mr;
@@ -222,6 +228,7 @@ static void serve_read(fp_tcp_conn *conn)
     tx->mr = mr;
     tx->iov[0] = (struct iovec){from, conn->rx.count};
     tx->iov_count = 1;
+    count_moved(conn, conn->rx.count);
 }
 
 /* An ACK that is queued and not begun is made to cover this one as well. */
@@ -389,8 +396,10 @@ static void end_frame(fp_tcp_conn *conn)
         fp_tcp_ops_complete_locked(conn);
         return;
     }
-    if (conn->rx.type == FP_TCP_WRITE || conn->rx.type == FP_TCP_IMM)
+    if (conn->rx.type == FP_TCP_WRITE || conn->rx.type == FP_TCP_IMM) {
+        count_moved(conn, conn->rx.len);
         acknowledge(conn);
+    }
     if (conn->rx.type != FP_TCP_SEND && conn->rx.type != FP_TCP_IMM)
         return;
     event.kind = conn->rx.type == FP_TCP_SEND ? FP_NET_RECV : FP_NET_RECV_IMM;

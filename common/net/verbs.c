@@ -120,10 +120,11 @@ static int verbs_mr_open(fp_net *base, const fp_mem *mem, unsigned access, fp_mr
     if (!mr->mr) {
         free(mr);
         if (errno == ENOMEM)
-            return fp_error(FARPOOL_E_NOMEM,
-                            "registering %zu bytes with RDMA device %s: the limit of locked memory is "
-                            "too low (see 'ulimit -l'; LimitMEMLOCK=infinity for a service)",
-                            mem->len, ibv_get_device_name(net->device->device));
+            return fp_error(
+                FARPOOL_E_NOMEM,
+                "registering %zu bytes with RDMA device %s: the limit of locked memory is "
+                "too low (see 'ulimit -l'; LimitMEMLOCK=infinity for a service)",
+                mem->len, ibv_get_device_name(net->device->device));
         return fp_error_sys("registering %zu bytes with RDMA device %s", mem->len,
                             ibv_get_device_name(net->device->device));
     }
@@ -151,6 +152,10 @@ static int verbs_share(fp_conn *conn, fp_mr *mr)
 static void verbs_poller_close(fp_poller *base)
 {
     fp_verbs_poller *poller = (fp_verbs_poller *)base;
+    /* What is left was accepted and never given to anyone who could have closed it. */
+    for (uint32_t i = 0; i < poller->conn_count; i++)
+        if (poller->conns[i])
+            fp_verbs_conn_close(&poller->conns[i]->base);
     if (poller->cq)
         FP_ASSERT(ibv_destroy_cq(poller->cq) == 0);
     if (poller->completions)
@@ -179,7 +184,7 @@ static int verbs_poller_open(fp_net *base, fp_poller **out)
     fp_verbs_poller *poller = calloc(1, sizeof *poller);
     if (!poller)
         return fp_error(FARPOOL_E_NOMEM, "opening an RDMA poller: no memory");
-    int entries = net->attr.max_cqe < FP_VERBS_CQ_ENTRIES ? net->attr.max_cqe : FP_VERBS_CQ_ENTRIES;
+    int entries = FP_VERBS_CQ_ENTRIES;
     poller->base.net = base;
     poller->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     poller->conns = calloc(FP_VERBS_CONNS_MAX, sizeof *poller->conns);
@@ -288,23 +293,24 @@ static void take_recv(fp_verbs_conn *conn, const struct ibv_wc *wc)
 static void take_completion(fp_verbs_poller *poller, const struct ibv_wc *wc)
 {
     fp_verbs_conn *conn = poller->conns[wc->wr_id >> 48 & 0x7FFF];
-    if (!conn || conn->cm == FP_VERBS_BROKEN || (conn->generation & 0xFFFF) != (wc->wr_id >> 32 & 0xFFFF))
+    if (!conn || conn->cm == FP_VERBS_BROKEN ||
+        (conn->generation & 0xFFFF) != (wc->wr_id >> 32 & 0xFFFF))
         return; /* of a queue pair that is gone */
     bool recv = wc->wr_id >> 63;
     if (wc->status == IBV_WC_SUCCESS) {
         if (recv) {
             take_recv(conn, wc);
         } else {
-            uint64_t upto = conn->completed + (uint32_t)((uint32_t)wc->wr_id + 1 -
-                                                         (uint32_t)conn->completed);
+            uint64_t upto =
+                conn->completed + (uint32_t)((uint32_t)wc->wr_id + 1 - (uint32_t)conn->completed);
             fp_verbs_complete(conn, upto, 0);
         }
         return;
     }
     if (!recv && wc->status != IBV_WC_WR_FLUSH_ERR) {
         /* those before it did succeed */
-        uint64_t failed = conn->completed + (uint32_t)((uint32_t)wc->wr_id -
-                                                       (uint32_t)conn->completed);
+        uint64_t failed =
+            conn->completed + (uint32_t)((uint32_t)wc->wr_id - (uint32_t)conn->completed);
         fp_verbs_complete(conn, failed, 0);
     }
     fp_verbs_break(conn, code_of(wc->status), "%s (%s)", advice(wc->status),
@@ -361,14 +367,15 @@ static int take_send(fp_verbs_conn *conn)
     return -1;
 }
 
-static int copy_message(fp_verbs_conn *conn, const fp_net_op *op, struct ibv_sge *sge, int16_t *send)
+static int copy_message(fp_verbs_conn *conn, const fp_net_op *op, struct ibv_sge *sge,
+                        int16_t *send)
 {
     int place = take_send(conn);
     if (place < 0)
         return fp_error(FARPOOL_E_NOMEM, "%s: no memory for a message", conn->base.peer);
     *send = (int16_t)place;
-    uint8_t *start = conn->sends[place / FP_VERBS_SENDS] +
-                     (size_t)(place % FP_VERBS_SENDS) * FP_NET_MESSAGE_MAX;
+    uint8_t *start =
+        conn->sends[place / FP_VERBS_SENDS] + (size_t)(place % FP_VERBS_SENDS) * FP_NET_MESSAGE_MAX;
     uint32_t len = 0;
     for (uint32_t i = 0; i < op->sge_count; i++) {
         memcpy(start + len, op->sge[i].addr, op->sge[i].len);
@@ -453,8 +460,7 @@ static void repost_lent(fp_verbs_poller *poller)
 {
     for (size_t i = 0; i < poller->lent_count; i++) {
         fp_verbs_conn *conn = poller->lent[i].conn;
-        if (conn && conn->cm != FP_VERBS_BROKEN &&
-            fp_verbs_post_recv(conn, poller->lent[i].buffer))
+        if (conn && conn->cm != FP_VERBS_BROKEN && fp_verbs_post_recv(conn, poller->lent[i].buffer))
             fp_verbs_break(conn, FARPOOL_E_SYS, "posting a receive buffer failed");
     }
     poller->lent_count = 0;
@@ -468,6 +474,8 @@ static int deliver(fp_verbs_poller *poller, fp_net_event *events, int max)
         poller->event_first = (poller->event_first + 1) % poller->event_room;
         poller->event_count--;
         events[n] = *event;
+        if (event->kind == FP_NET_ACCEPTED)
+            ((fp_verbs_conn *)event->conn)->delivered = true;
         if (event->kind == FP_NET_RECV) {
             poller->lent[poller->lent_count].conn = (fp_verbs_conn *)event->conn;
             poller->lent[poller->lent_count++].buffer = (unsigned)event->cookie;
@@ -494,7 +502,7 @@ static int make_lent_room(fp_verbs_poller *poller, int max)
 static void look(fp_verbs_poller *poller)
 {
     fp_verbs_drain_cq(poller);
-    if (!poller->event_count && ++poller->looks >= LOOKS_PER_CM) {
+    if (++poller->looks >= LOOKS_PER_CM) { /* also while other connections keep us busy */
         poller->looks = 0;
         fp_verbs_cm_events(poller);
     }

@@ -12,7 +12,8 @@ enum {
     FP_VERBS_RECVS = 32,       /* receive buffers per connection */
     FP_VERBS_SENDS = 16,       /* copies of messages in flight are made in blocks of so many */
     FP_VERBS_SEND_BLOCKS = FP_NET_DEPTH_MAX / FP_VERBS_SENDS,
-    FP_VERBS_CQ_ENTRIES = 8192,
+    FP_VERBS_CQ_ENTRIES = 4096, /* to begin with; grows with the connections, for it must not overflow */
+    FP_VERBS_CQ_PER_CONN = FP_VERBS_RECVS + FP_NET_DEPTH_MAX,
     FP_VERBS_CONNS_MAX = 4096, /* of one poller; bits in wr_id */
     FP_VERBS_SIGNAL_EVERY = 16,
 };
@@ -53,7 +54,8 @@ typedef struct fp_verbs_conn {
     enum fp_verbs_cm cm;
     bool resolved;      /* CONNECTING: the current step of resolving is done */
     int cm_error;       /* CONNECTING: FARPOOL_E_*, the sentence is in base.reason */
-    bool announced;     /* ACCEPTING: FP_NET_ACCEPTED was given */
+    bool announced;     /* ACCEPTING: FP_NET_ACCEPTED is among the poller's events or was delivered */
+    bool delivered;     /* it was delivered: the connection is the receiver's to close */
     fp_listener *listener;
     uint32_t slot, generation; /* in poller->conns; both are in each wr_id */
     fp_verbs_pending pending[FP_NET_DEPTH_MAX];

@@ -12,6 +12,7 @@
  */
 #include "common/net/verbs.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <netdb.h>
 #include <poll.h>
@@ -19,18 +20,18 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <arpa/inet.h>
 
 #include "common/clock.h"
 #include "common/error.h"
 
 enum {
     BACKLOG = 64,
-    RETRIES = 5,         /* 7 would mean for ever, on some devices */
-    RNR_RETRIES = 7,     /* for ever: a peer that takes no messages slows the sender down */
-    RNR_TIMER = 12,      /* code for 0.64 ms between them */
+    RETRIES = 5,     /* 7 would mean for ever, on some devices */
+    RNR_RETRIES = 7, /* for ever: a peer that takes no messages slows the sender down */
+    RNR_TIMER = 12,  /* code for 0.64 ms between them */
     READS_MAX = 128,
-    REJECTED_BY_CONSUMER = 28, /* IB_CM_REJ_CONSUMER_DEFINED: by the listener, not for want of one */
+    REJECTED_BY_CONSUMER =
+        28, /* IB_CM_REJ_CONSUMER_DEFINED: by the listener, not for want of one */
 };
 
 typedef struct greeting {
@@ -76,11 +77,28 @@ static void name_address(const struct sockaddr *addr, char *out, size_t size)
 
 /* ---- making and breaking --------------------------------------------------------------------- */
 
+/* An overflowing CQ would take all its queue pairs down, so it has room for all they can complete. */
+static int make_cq_room(fp_verbs_poller *poller, uint32_t conns)
+{
+    int needed = (int)(conns * FP_VERBS_CQ_PER_CONN), now = poller->cq->cqe;
+    if (needed <= now)
+        return 0;
+    if (ibv_resize_cq(poller->cq, 2 * now) && ibv_resize_cq(poller->cq, needed))
+        return fp_error(FARPOOL_E_BUSY,
+                        "a poller's completion queue of %d entries is too small for "
+                        "another connection and cannot grow",
+                        now);
+    return 0;
+}
+
 static int take_slot(fp_verbs_poller *poller, fp_verbs_conn *conn)
 {
     for (uint32_t i = 0; i < FP_VERBS_CONNS_MAX; i++) {
         if (poller->conns[i])
             continue;
+        int rc = make_cq_room(poller, i + 1);
+        if (rc)
+            return rc;
         poller->conns[i] = conn;
         conn->slot = i;
         conn->generation = ++poller->next_generation;
@@ -160,8 +178,7 @@ static void forget_events(fp_verbs_poller *poller, const fp_verbs_conn *conn)
 {
     size_t kept = 0;
     for (size_t i = 0; i < poller->event_count; i++) {
-        const fp_net_event *event =
-            &poller->events[(poller->event_first + i) % poller->event_room];
+        const fp_net_event *event = &poller->events[(poller->event_first + i) % poller->event_room];
         if (event->conn == &conn->base)
             continue;
         poller->events[(poller->event_first + kept++) % poller->event_room] = *event;
@@ -201,8 +218,7 @@ void fp_verbs_announce(fp_verbs_conn *conn)
         return;
     conn->announced = true;
     conn->cm = FP_VERBS_READY;
-    fp_net_event event = {
-        .kind = FP_NET_ACCEPTED, .conn = &conn->base, .listener = conn->listener};
+    fp_net_event event = {.kind = FP_NET_ACCEPTED, .conn = &conn->base, .listener = conn->listener};
     FP_ASSERT(fp_verbs_give((fp_verbs_poller *)conn->base.poller, &event));
 }
 
@@ -246,8 +262,8 @@ static void set_rnr_timer(fp_verbs_conn *conn)
     ibv_modify_qp(conn->qp, &attr, IBV_QP_MIN_RNR_TIMER); /* the default is slower, no more */
 }
 
-static void on_request(fp_verbs_poller *poller, fp_verbs_listener *listener,
-                       struct rdma_cm_id *id, struct rdma_conn_param *theirs)
+static void on_request(fp_verbs_poller *poller, fp_verbs_listener *listener, struct rdma_cm_id *id,
+                       struct rdma_conn_param *theirs)
 {
     fp_verbs_net *net = (fp_verbs_net *)poller->base.net;
     fp_verbs_conn *conn = calloc(1, sizeof *conn);
@@ -307,9 +323,9 @@ static void on_failure(fp_verbs_conn *conn, enum rdma_cm_event_type type, int st
             if (conn->cm_error)
                 return;
         }
-        conn->cm_error = fp_error(
-            FARPOOL_E_NODE, "%s: cannot connect: %s%s%s", conn->base.peer, rdma_event_str(type),
-            status < 0 ? ", " : "", status < 0 ? strerror(-status) : "");
+        conn->cm_error = fp_error(FARPOOL_E_NODE, "%s: cannot connect: %s%s%s", conn->base.peer,
+                                  rdma_event_str(type), status < 0 ? ", " : "",
+                                  status < 0 ? strerror(-status) : "");
         return;
     }
     fp_verbs_drain_cq((fp_verbs_poller *)conn->base.poller); /* what succeeded before */
@@ -407,9 +423,14 @@ void fp_verbs_listener_close(fp_listener *base)
     fp_verbs_listener *listener = (fp_verbs_listener *)base;
     fp_verbs_poller *poller = (fp_verbs_poller *)base->poller;
     rdma_destroy_id(listener->id);
-    for (uint32_t i = 0; i < poller->conn_count; i++)
-        if (poller->conns[i] && poller->conns[i]->listener == base)
-            poller->conns[i]->listener = NULL;
+    for (uint32_t i = 0; i < poller->conn_count; i++) {
+        fp_verbs_conn *conn = poller->conns[i];
+        if (!conn || conn->listener != base)
+            continue;
+        conn->listener = NULL;
+        if (!conn->delivered) /* nobody has it who could close it */
+            fp_verbs_conn_close(&conn->base);
+    }
     free(listener);
 }
 
