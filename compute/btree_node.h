@@ -123,6 +123,9 @@ FP_RACY static unsigned fp_btree_search(const fp_btree_node *node, farpool_slice
     uint64_t bound = (uint64_t)head << 32;
     unsigned low = 0;
     *equal = false;
+    if (count > 64) /* where the first steps lead, at once instead of one after the other */
+        for (unsigned i = 1; i < 8; i++)
+            __builtin_prefetch(&node->slots[count * i / 8]);
     for (unsigned n = count; n > 0;) { /* no branch that depends on the comparison */
         unsigned half = (n + 1) / 2;
         low += fp_racy_u64(&node->slots[low + half - 1]) < bound ? half : 0;

@@ -7,7 +7,7 @@ dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 seq 1 20000 | sed 's/.*/key&\tvalue number & with some more bytes behind it, so that pages fill up/' >"$dir/tsv"
 seq 1 20000 | sed 's/$/ bottles of beer on the wall, and a line that goes on for a while after that/' >"$dir/lines"
-for i in $(seq 1 5000); do printf 'Package: p%d\nVersion: 1.%d\nDescription: something %d\n\n' "$i" "$i" "$i"; done >"$dir/packages"
+for i in $(seq 1 5000); do printf 'Package: p%d\nVersion: 1.%d\nDescription: something %d\n %0300d\n\n' "$i" "$i" "$i" "$i"; done >"$dir/packages"
 for case in 'tsv shm frames' 'lines shm vm' 'packages tcp frames' 'tsv tcp vm'; do
     read -r file transport mapping <<<"$case"
     scripts/demo "$dir/$file" --transport "$transport" --mapping "$mapping" --seconds 0.2 -q -o json >"$dir/out"
