@@ -1,0 +1,100 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Shows that control messages survive the wire field by field, and that what is not exactly a message of this
+ * protocol is refused in words. */
+#include "common/wire.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+static fp_msg in, out;
+static uint8_t buffer[FP_NET_MESSAGE_MAX];
+
+static size_t encode(enum fp_msg_type type)
+{
+    memset(&in, 0, sizeof in);
+    in.type = type;
+    in.request = 0x01020304;
+    in.partition = 5;
+    in.epoch = UINT64_MAX;
+    in.bytes = 1ull << 40;
+    in.boot_id = 77;
+    in.total = 600;
+    in.first = 100;
+    in.count = FP_WIRE_EXTENTS_MAX;
+    in.extent_bytes = 4160 << 10;
+    for (uint32_t i = 0; i < in.count; i++)
+        in.extents[i] = (fp_rkey){i, i * 3ull, i * 7ull};
+    in.usage.data_bytes = 9;
+    in.code = FARPOOL_E_FENCED;
+    memset(in.text, 'x', FP_WIRE_TEXT_MAX);
+    return fp_wire_encode(&in, buffer, sizeof buffer);
+}
+
+static void every_type_survives(void **state)
+{
+    (void)state;
+    for (int type = FP_MSG_HELLO; type <= FP_MSG_ERROR; type++) {
+        size_t len = encode((enum fp_msg_type)type);
+        assert_int_equal(fp_wire_decode(buffer, len, &out), 0);
+        assert_int_equal(out.type, type);
+        assert_int_equal(out.request, in.request);
+        if (type == FP_MSG_EXTENTS) {
+            assert_int_equal(out.count, in.count);
+            assert_int_equal(out.extent_bytes, in.extent_bytes);
+            assert_memory_equal(out.extents, in.extents, sizeof in.extents);
+        }
+        if (type == FP_MSG_GRANT)
+            assert_true(out.epoch == in.epoch && out.bytes == in.bytes && out.partition == 5);
+        if (type == FP_MSG_ERROR) {
+            assert_int_equal(out.code, FARPOOL_E_FENCED);
+            assert_string_equal(out.text, in.text);
+        }
+        if (type == FP_MSG_USAGE_OK)
+            assert_int_equal(out.usage.data_bytes, 9);
+    }
+}
+
+static void every_other_length_is_refused(void **state)
+{
+    (void)state;
+    for (int type = FP_MSG_HELLO; type <= FP_MSG_ERROR; type++) {
+        size_t len = encode((enum fp_msg_type)type);
+        for (size_t cut = 0; cut < len; cut += cut < 64 ? 1 : 61)
+            assert_int_equal(fp_wire_decode(buffer, cut, &out), FARPOOL_E_PROTO);
+        if (len < sizeof buffer)
+            assert_int_equal(fp_wire_decode(buffer, len + 1, &out), FARPOOL_E_PROTO);
+    }
+}
+
+static void refused(size_t at, uint8_t value, const char *word)
+{
+    size_t len = encode(FP_MSG_EXTENTS);
+    buffer[at] = value;
+    assert_int_equal(fp_wire_decode(buffer, len, &out), FARPOOL_E_PROTO);
+    assert_non_null(strstr(farpool_errmsg(), word));
+}
+
+static void strangers_are_told(void **state)
+{
+    (void)state;
+    refused(0, 'G', "none of farpool's");
+    refused(4, 9, "version 9");
+    refused(6, 99, "unknown type 99");
+    refused(6, 0, "unknown type 0");
+    refused(8, 1, "says");
+    refused(16 + 16 + 8, 0xFF, "does not fit"); /* count */
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_type_survives),
+        cmocka_unit_test(every_other_length_is_refused),
+        cmocka_unit_test(strangers_are_told),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
