@@ -133,6 +133,9 @@ FP_RACY static unsigned fp_btree_search(const fp_btree_node *node, farpool_slice
     }
     for (unsigned high = count, mid = low; low < high; mid = (low + high) / 2) {
         uint64_t slot = fp_racy_u64(&node->slots[mid]);
+        const uint8_t *record = (const uint8_t *)node + fp_btree_slot_offset(slot);
+        __builtin_prefetch(record + 64); /* the value, wanted next: while the key is compared */
+        __builtin_prefetch(record + 128);
         int c = slot >> 32 != head ? 1 : fp_btree_compare(node, slot, rest, len);
         if (c < 0) {
             low = mid + 1;
