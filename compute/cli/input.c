@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -63,7 +62,7 @@ static int add(cli_input *input, const char *path, uint64_t line, farpool_slice 
         input->records = grown;
         input->room = room;
     }
-    input->records[input->count++] = (cli_record){key, value, line};
+    input->records[input->count++] = (cli_record){.key = key, .value = value, .line = line};
     return 0;
 }
 
@@ -75,7 +74,8 @@ static int keep_key(cli_input *input, char *key)
         char **grown = realloc(input->keys, room * sizeof *grown);
         if (!grown) {
             free(key);
-            return fp_error(FARPOOL_E_NOMEM, "no memory for %zu keys", room);
+            fp_error(FARPOOL_E_NOMEM, "no memory for %zu keys", room);
+            return FARPOOL_E_NOMEM; /* in the open, for the analyser: key is gone */
         }
         input->keys = grown;
         input->key_room = room;
@@ -97,25 +97,57 @@ static bool field(const char *line, size_t len, const char *name, farpool_slice 
     return true;
 }
 
-static int add_paragraph(cli_input *input, const char *path, uint64_t line, farpool_slice name,
-                         farpool_slice version, farpool_slice text)
+/* The key of a package record; fields are bounded by the longest key before they are copied. */
+static int package_key(cli_input *input, const char *path, uint64_t line, farpool_slice name,
+                       farpool_slice arch, farpool_slice version, farpool_slice *key)
 {
-    if (!name.len || !version.len)
+    size_t len = name.len + version.len + 1 + (arch.len ? arch.len + 1 : 0);
+    if (len > FARPOOL_KEY_MAX)
+        return fp_error(FARPOOL_E_TOO_BIG, "%s:%llu: a key of %zu bytes; 1 to %u are possible",
+                        path, (unsigned long long)line, len, FARPOOL_KEY_MAX);
+    char *text = malloc(len);
+    if (!text)
+        return fp_error(FARPOOL_E_NOMEM, "%s: no memory for a key", path);
+    char *at = mempcpy(text, name.data, name.len);
+    if (arch.len) {
+        *at++ = ':';
+        at = mempcpy(at, arch.data, arch.len);
+    }
+    *at++ = '=';
+    memcpy(at, version.data, version.len);
+    *key = (farpool_slice){text, len};
+    return keep_key(input, text);
+}
+
+typedef struct fields {
+    farpool_slice name, version, arch;
+} fields;
+
+static void see_fields(const char *line, size_t len, fields *f)
+{
+    field(line, len, "Package", &f->name);
+    field(line, len, "Version", &f->version);
+    field(line, len, "Architecture", &f->arch);
+}
+
+static int add_paragraph(cli_input *input, const char *path, uint64_t line, const fields *f,
+                         farpool_slice text)
+{
+    if (!f->name.len || !f->version.len)
         return fp_error(FARPOOL_E_INVAL, "%s:%llu: a package record without Package or Version",
                         path, (unsigned long long)line);
-    char *key = NULL;
-    int len = asprintf(&key, "%.*s=%.*s", (int)name.len, (const char *)name.data, (int)version.len,
-                       (const char *)version.data);
-    if (len < 0)
-        return fp_error(FARPOOL_E_NOMEM, "%s: no memory for a key", path);
-    int rc = keep_key(input, key);
-    return rc ? rc : add(input, path, line, (farpool_slice){key, (size_t)len}, text);
+    farpool_slice key;
+    int rc = package_key(input, path, line, f->name, (farpool_slice){0}, f->version, &key);
+    rc = rc ? rc : add(input, path, line, key, text);
+    if (!rc)
+        input->records[input->count - 1].arch = f->arch;
+    return rc;
 }
 
 static int parse_packages(cli_input *input, const char *path)
 {
     const char *at = input->text, *end = at + input->text_len, *start = at;
-    farpool_slice name = {0}, version = {0};
+    fields f = {0};
     uint64_t number = 0, first = 1;
     int rc = 0;
     while (at < end && !rc) {
@@ -124,23 +156,21 @@ static int parse_packages(cli_input *input, const char *path)
         size_t len = (size_t)((stop ? stop : end) - at);
         number++;
         if (!len || next == end) {
-            if (len) { /* the last line of the file */
-                field(at, len, "Package", &name);
-                field(at, len, "Version", &version);
-            }
+            see_fields(at, len, &f); /* of the last line of the file */
             const char *limit = len ? next : at;
             if (limit > start)
-                rc = add_paragraph(input, path, first, name, version,
+                rc = add_paragraph(input, path, first, &f,
                                    (farpool_slice){start, (size_t)(limit - start)});
-            name = version = (farpool_slice){0};
+            f = (fields){0};
             start = next;
             first = number + 1;
         } else {
-            field(at, len, "Package", &name);
-            field(at, len, "Version", &version);
+            see_fields(at, len, &f);
         }
         at = next;
     }
+    if (!rc && end[-1] != '\n')
+        input->cut_line = number;
     return rc;
 }
 
@@ -175,6 +205,8 @@ static int parse_lines(cli_input *input, const char *path, bool tabs)
         }
         at = stop ? stop + 1 : end;
     }
+    if (!rc && end[-1] != '\n')
+        input->cut_line = number;
     return rc;
 }
 
@@ -190,15 +222,52 @@ static int compare(const void *a, const void *b)
     return (x->line > y->line) - (x->line < y->line);
 }
 
+static bool equal(farpool_slice a, farpool_slice b)
+{
+    return a.len == b.len && (!a.len || !memcmp(a.data, b.data, a.len));
+}
+
+/* Packages of several architectures may have name and version in common: their keys tell them apart. */
+static int tell_architectures(cli_input *input, const char *path)
+{
+    bool changed = false;
+    for (size_t i = 0, next; i < input->count; i = next) {
+        bool several = false;
+        for (next = i + 1; next < input->count; next++) {
+            if (!equal(input->records[i].key, input->records[next].key))
+                break;
+            several |= !equal(input->records[i].arch, input->records[next].arch);
+        }
+        for (size_t j = i; several && j < next; j++) {
+            cli_record *r = &input->records[j];
+            const char *name = r->key.data, *mark = memchr(name, '=', r->key.len);
+            size_t name_len = (size_t)(mark - name);
+            int rc =
+                r->arch.len
+                    ? package_key(input, path, r->line, (farpool_slice){name, name_len}, r->arch,
+                                  (farpool_slice){mark + 1, r->key.len - name_len - 1}, &r->key)
+                    : 0;
+            if (rc)
+                return rc;
+            changed = true;
+        }
+    }
+    if (changed)
+        qsort(input->records, input->count, sizeof *input->records, compare);
+    return 0;
+}
+
 /* Sorts by key; of several records with one key the last in the file stays. */
-static void sort(cli_input *input)
+static int sort(cli_input *input, const char *path)
 {
     qsort(input->records, input->count, sizeof *input->records, compare);
+    int rc = tell_architectures(input, path);
+    if (rc)
+        return rc;
     size_t kept = 0;
     for (size_t i = 0; i < input->count; i++) {
-        const cli_record *record = &input->records[i], *next = record + 1;
-        if (i + 1 < input->count && record->key.len == next->key.len &&
-            !memcmp(record->key.data, next->key.data, record->key.len)) {
+        const cli_record *record = &input->records[i];
+        if (i + 1 < input->count && equal(record->key, record[1].key)) {
             input->duplicates++;
             continue;
         }
@@ -206,9 +275,10 @@ static void sort(cli_input *input)
         input->records[kept++] = *record;
     }
     input->count = kept;
+    return 0;
 }
 
-int cli_input_read(const char *path, cli_input *input)
+int cli_input_read(const char *path, bool quiet, cli_input *input)
 {
     memset(input, 0, sizeof *input);
     int rc = read_all(path, input);
@@ -220,9 +290,10 @@ int cli_input_read(const char *path, cli_input *input)
         rc = parse_packages(input, path);
     else
         rc = parse_lines(input, path, memchr(input->text, '\t', first) != NULL);
-    if (!rc)
-        sort(input);
-    return rc;
+    if (!rc && input->cut_line && !quiet)
+        fprintf(stderr, "  %s:%llu: the last line has no end; it is taken as it is\n", path,
+                (unsigned long long)input->cut_line);
+    return rc ? rc : sort(input, path);
 }
 
 void cli_input_free(cli_input *input)

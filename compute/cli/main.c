@@ -14,7 +14,14 @@
 #include "common/error.h"
 #include "compute/cli/report.h"
 
-enum { EXIT_BAD = 1, EXIT_USAGE = 2, EXIT_NOT_FOUND = 3, POOL_MIN = 1 << 20 };
+enum {
+    EXIT_BAD = 1,
+    EXIT_USAGE = 2,
+    EXIT_NOT_FOUND = 3,
+    POOL_MIN = 1 << 20,
+    RECORD_EXTRA = 64,   /* of a record in its node, and of a value's own page, at most */
+    OWN_PAGE_FROM = 700, /* a record of fewer bytes than this stands whole in its leaf */
+};
 
 typedef struct options {
     const char *command, *file;
@@ -35,6 +42,7 @@ typedef struct session {
     farpool_partition *partition;
     farpool_btree *tree;
     double cpu_before;
+    uint64_t data_before; /* page bytes that the nodes' CPUs had moved when we came */
     cli_report report;
 } session;
 
@@ -43,15 +51,19 @@ static const char help[] =
     "works on\n"
     "them through a buffer pool much smaller than the data.\n"
     "\n"
-    "  demo FILE          load, verify, look up, scan, mixed load; ends with a table\n"
+    "  demo FILE          load, verify, look up, scan, mixed load, verify again; ends with a "
+    "table\n"
     "  load FILE          load and verify\n"
-    "  bench FILE         load, then a mixed load\n"
+    "  bench FILE         load, a mixed load, verify\n"
     "  get FILE KEY...    load, then print the values of the keys, one a line\n"
     "  scan FILE          load, then print records in order, KEY<tab>VALUE\n"
     "\n"
-    "FILE holds package records (as from 'apt-cache dumpavail'), KEY<tab>VALUE, or plain lines, "
-    "whose key is\n"
-    "the line's number in 12 digits. '-' is standard input. Nothing is kept: a partition lives as "
+    "FILE holds package records (as from 'apt-cache dumpavail'; the key is NAME=VERSION, or "
+    "NAME:ARCH=VERSION\n"
+    "where that is ambiguous), KEY<tab>VALUE, or plain lines, whose key is the line's number in 12 "
+    "digits; which\n"
+    "of them is seen from its first line. '-' is standard input. Nothing is kept: a partition "
+    "lives as "
     "long as the\n"
     "process that opened it.\n"
     "\n"
@@ -141,7 +153,7 @@ static int one_of(const char *value, const char *a, const char *b, const char *c
 /* Numbers and sizes. Returns false for a bad value. */
 static bool set_number(options *o, int name, const char *value)
 {
-    double n = 0;
+    uint64_t n;
     switch (name) {
     case POOL:
         return !fp_config_size(value, &o->pool_bytes) && o->pool_bytes >= POOL_MIN;
@@ -152,14 +164,14 @@ static bool set_number(options *o, int name, const char *value)
     case COUNT:
         return !fp_config_number(value, 1, UINT64_MAX, &o->count);
     case THREADS:
-        if (!number(value, 1, 64, &n))
+        if (fp_config_number(value, 1, 64, &n))
             return false;
         o->target.threads = (unsigned)n;
         return true;
     case SECONDS:
         return number(value, 0.01, 86400, &o->target.seconds);
     case READS:
-        if (!number(value, 0, 100, &n))
+        if (fp_config_number(value, 0, 100, &n))
             return false;
         o->target.read_percent = (unsigned)n;
         return true;
@@ -275,9 +287,30 @@ static int open_partition(const options *o, session *s)
     return farpool_btree_create(s->partition, &root, &s->tree);
 }
 
+/* What the records need of the slab. Values that leave a leaf room for fewer than four records have pages of
+ * their own (farpool.h), of a power of two; leaves are half full at worst. Above that: what evictions have in
+ * flight, the pages with which the pool is emptied, and updates, which lengthen records a little. */
+static uint64_t slab_estimate(const cli_input *input, uint64_t pool_bytes)
+{
+    uint64_t in_leaves = 0, own = 0;
+    for (size_t i = 0; i < input->count; i++) {
+        const cli_record *r = &input->records[i];
+        in_leaves += r->key.len + RECORD_EXTRA;
+        if (r->key.len + r->value.len + RECORD_EXTRA < OWN_PAGE_FROM) {
+            in_leaves += r->value.len;
+        } else {
+            uint64_t page = FARPOOL_UNIT_BYTES;
+            while (page < r->value.len + RECORD_EXTRA)
+                page *= 2;
+            own += page;
+        }
+    }
+    return 3 * in_leaves + own / 8 * 9 + pool_bytes / 8 * 9 + (32u << 20);
+}
+
 static int open_session(options *o, session *s)
 {
-    int rc = cli_input_read(o->file, &s->input);
+    int rc = cli_input_read(o->file, o->target.quiet, &s->input);
     if (rc)
         return rc;
     if (s->input.duplicates && !o->target.quiet)
@@ -285,8 +318,11 @@ static int open_session(options *o, session *s)
                 s->input.duplicates);
     uint64_t pool = s->input.bytes / 8;
     s->report.pool_bytes = o->pool_bytes ? o->pool_bytes : pool < POOL_MIN ? POOL_MIN : pool;
-    if (!o->slab_bytes) /* half-full nodes, and a page for each larger value */
-        o->slab_bytes = s->input.bytes * 3 + (32u << 20);
+    if (!o->slab_bytes)
+        o->slab_bytes = slab_estimate(&s->input, s->report.pool_bytes);
+    o->target.updates = calloc(s->input.count, sizeof *o->target.updates);
+    if (!o->target.updates)
+        return fp_error(FARPOOL_E_NOMEM, "%s: no memory for %zu records", o->file, s->input.count);
     if (o->memnode_count) {
         s->nodes.count = o->memnode_count;
         memcpy(s->nodes.uris, o->memnodes, sizeof o->memnodes);
@@ -300,13 +336,17 @@ static int open_session(options *o, session *s)
     if (rc)
         return rc;
     s->cpu_before = cli_nodes_cpu(&s->nodes);
+    rc = cli_nodes_data_bytes(&s->nodes, &s->data_before);
+    if (rc)
+        return rc;
     o->target.pool = s->pool;
+    o->target.partition = s->partition;
     o->target.tree = s->tree;
     o->target.input = &s->input;
     return 0;
 }
 
-static int close_session(session *s)
+static int close_session(const options *o, session *s)
 {
     int rc = 0;
     if (s->tree)
@@ -319,15 +359,19 @@ static int close_session(session *s)
     }
     cli_nodes_stop(&s->nodes);
     cli_input_free(&s->input);
+    free(o->target.updates);
     return rc;
 }
 
 static int run_phase(const options *o, session *s, enum cli_phase phase)
 {
     int rc = cli_phase_run(&o->target, phase, &s->report.results[s->report.count]);
-    if (!rc)
-        s->report.count++;
-    return rc;
+    if (rc)
+        return rc;
+    const cli_result *result = &s->report.results[s->report.count++];
+    s->report.kept |= result->kept;
+    s->report.verified |= phase == CLI_VERIFY || phase == CLI_AGAIN;
+    return 0;
 }
 
 static int run_phases(const options *o, session *s, enum cli_phase from, enum cli_phase to)
@@ -342,9 +386,11 @@ static int run_phases(const options *o, session *s, enum cli_phase from, enum cl
     s->report.mapping = o->mapping;
     s->report.input = &s->input;
     s->report.threads = o->target.threads;
-    s->report.verified = true;
-    s->report.node_cpu_seconds = cli_nodes_cpu(&s->nodes) - s->cpu_before;
+    s->report.node_cpu_seconds = cli_nodes_cpu(&s->nodes);
+    if (s->report.node_cpu_seconds >= 0)
+        s->report.node_cpu_seconds -= s->cpu_before;
     rc = cli_nodes_data_bytes(&s->nodes, &s->report.node_data_bytes);
+    s->report.node_data_bytes -= rc ? 0 : s->data_before;
     if (!rc && o->json)
         rc = cli_report_json(&s->report);
     else if (!rc)
@@ -391,14 +437,14 @@ static int run(options *o, session *s, bool *missing)
     if (rc)
         return rc;
     if (!strcmp(o->command, "demo"))
-        return run_phases(o, s, CLI_LOAD, CLI_MIXED);
+        return run_phases(o, s, CLI_LOAD, CLI_AGAIN);
     if (!strcmp(o->command, "load"))
         return run_phases(o, s, CLI_LOAD, CLI_VERIFY);
     rc = run_phase(o, s, CLI_LOAD);
     if (rc)
         return rc;
     if (!strcmp(o->command, "bench"))
-        return run_phases(o, s, CLI_MIXED, CLI_MIXED);
+        return run_phases(o, s, CLI_MIXED, CLI_AGAIN);
     if (!strcmp(o->command, "get"))
         return get_keys(o, s, missing);
     uint64_t left = o->count;
@@ -417,10 +463,10 @@ int main(int argc, char **argv)
     rc = run(&o, &s, &missing);
     if (rc)
         fprintf(stderr, "\nfarpool: %s (%s)\n", farpool_errmsg(), fp_error_name(rc));
-    int closed = close_session(&s);
+    int closed = close_session(&o, &s);
     if (closed && !rc)
         fprintf(stderr, "farpool: closing: %s\n", farpool_errmsg());
-    if (fflush(stdout)) {
+    if (fflush(stdout) || ferror(stdout)) {
         perror("farpool: writing to standard output");
         return EXIT_BAD;
     }

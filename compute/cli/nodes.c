@@ -97,12 +97,14 @@ double cli_nodes_cpu(const cli_nodes *nodes)
 {
     double seconds = 0;
     for (unsigned i = 0; i < nodes->count; i++) {
+        if (!nodes->pids[i])
+            return -1;
         char path[64];
         unsigned long user = 0, system = 0;
         snprintf(path, sizeof path, "/proc/%d/stat", (int)nodes->pids[i]);
-        FILE *file = nodes->pids[i] > 0 ? fopen(path, "r") : NULL;
+        FILE *file = fopen(path, "r");
         if (!file)
-            continue;
+            return -1;
         if (fscanf(file, "%*d (%*[^)]) %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user,
                    &system) == 2)
             seconds += (double)(user + system) / (double)sysconf(_SC_CLK_TCK);
@@ -173,7 +175,8 @@ int cli_nodes_data_bytes(const cli_nodes *nodes, uint64_t *bytes)
     *bytes = 0;
     for (unsigned i = 0; i < nodes->count && !rc; i++) {
         rc = usage_of(nodes->uris[i], msg);
-        *bytes += msg->usage.data_bytes;
+        if (!rc)
+            *bytes += msg->usage.data_bytes;
     }
     free(msg);
     return rc;

@@ -23,7 +23,7 @@ int cli_nodes_start(cli_nodes *nodes, unsigned count, const char *transport, con
                     uint64_t bytes_each) FARPOOL_MUST_CHECK;
 void cli_nodes_stop(cli_nodes *nodes);
 
-/* CPU time used so far by those that are ours, in seconds. */
+/* CPU time used so far by those that are ours, in seconds; negative: they are not ours, so unknown. */
 double cli_nodes_cpu(const cli_nodes *nodes);
 /* Page bytes that their CPUs have moved, asked from the nodes; negative code if one does not say. */
 int cli_nodes_data_bytes(const cli_nodes *nodes, uint64_t *bytes) FARPOOL_MUST_CHECK;

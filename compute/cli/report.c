@@ -22,10 +22,11 @@ static double mib(uint64_t bytes) { return (double)bytes / 1048576; }
 void cli_report_table(const cli_report *report)
 {
     uint64_t read = 0, written = 0;
-    printf("\n%zu records, %.1f MiB, from %s; pool %.1f MiB (1/%.0f), mapping %s, over %s\n\n",
-           report->input->count, mib(report->input->bytes), report->source, mib(report->pool_bytes),
-           (double)report->input->bytes / (double)report->pool_bytes, report->mapping,
-           report->transport);
+    printf(
+        "\n%zu records, %.1f MiB, from %s; pool %.1f MiB (1/%.1f of it), mapping %s, over %s\n\n",
+        report->input->count, mib(report->input->bytes), report->source, mib(report->pool_bytes),
+        (double)report->input->bytes / (double)report->pool_bytes, report->mapping,
+        report->transport);
     printf("                                           fault latency, us         moved, MiB\n");
     printf("  phase              ops/s     hit rate     p50     p99   p99.9     in      out\n");
     for (unsigned i = 0; i < report->count; i++) {
@@ -41,12 +42,22 @@ void cli_report_table(const cli_report *report)
            "always "
            "here.\n");
     if (report->verified)
-        printf("Every record went out to the memory nodes, came back and equals its input.\n");
+        printf("Every record %s equals its input.\n",
+               report->kept
+                   ? "was read back, some from the pool (--slab leaves no room to empty it), and"
+                   : "went out to the memory nodes, came back and");
+    if (report->pool_bytes > report->input->bytes / 8)
+        printf(
+            "The pool is larger than 1/8 of the data, so these numbers say little: more data, or a "
+            "smaller --pool.\n");
     printf("%.1f MiB came from and %.1f MiB went to the memory nodes; their CPUs touched %llu "
            "bytes of "
-           "that\nand were busy for %.2f s.\n",
-           mib(read), mib(written), (unsigned long long)report->node_data_bytes,
-           report->node_cpu_seconds);
+           "that",
+           mib(read), mib(written), (unsigned long long)report->node_data_bytes);
+    if (report->node_cpu_seconds < 0)
+        printf(".\nTheir CPU time is not known here: they were not started by this command.\n");
+    else
+        printf("\nand were busy for %.2f s.\n", report->node_cpu_seconds);
 }
 
 int cli_report_json(const cli_report *report)
@@ -64,14 +75,15 @@ int cli_report_json(const cli_report *report)
                               "bytes_in", (json_int_t)r->delta.bytes_read, "bytes_out",
                               (json_int_t)r->delta.bytes_written));
     }
+    json_t *cpu = report->node_cpu_seconds < 0 ? json_null() : json_real(report->node_cpu_seconds);
     json_t *all = json_pack(
-        "{s:s, s:I, s:I, s:I, s:I, s:s, s:s, s:i, s:b, s:f, s:I, s:o}", "source", report->source,
-        "records", (json_int_t)report->input->count, "bytes", (json_int_t)report->input->bytes,
-        "duplicates", (json_int_t)report->input->duplicates, "pool_bytes",
-        (json_int_t)report->pool_bytes, "transport", report->transport, "mapping", report->mapping,
-        "threads", (int)report->threads, "verified", report->verified, "memnode_cpu_seconds",
-        report->node_cpu_seconds, "memnode_cpu_bytes", (json_int_t)report->node_data_bytes,
-        "phases", phases);
+        "{s:s, s:I, s:I, s:I, s:I, s:s, s:s, s:i, s:b, s:b, s:o, s:I, s:o}", "source",
+        report->source, "records", (json_int_t)report->input->count, "bytes",
+        (json_int_t)report->input->bytes, "duplicates", (json_int_t)report->input->duplicates,
+        "pool_bytes", (json_int_t)report->pool_bytes, "transport", report->transport, "mapping",
+        report->mapping, "threads", (int)report->threads, "verified", report->verified,
+        "all_went_out", report->verified && !report->kept, "memnode_cpu_seconds", cpu,
+        "memnode_cpu_bytes", (json_int_t)report->node_data_bytes, "phases", phases);
     int bad = !all || json_dumpf(all, stdout, JSON_INDENT(2)) || putchar('\n') == EOF;
     json_decref(all);
     return bad ? fp_error(FARPOOL_E_SYS, "writing JSON to standard output failed") : 0;

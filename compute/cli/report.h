@@ -13,8 +13,9 @@ typedef struct cli_report {
     unsigned threads;
     cli_result results[CLI_PHASES];
     unsigned count;
-    bool verified;
-    double node_cpu_seconds;
+    bool verified;            /* a phase compared every record */
+    bool kept;                /* ... but some pages had not left the pool before it */
+    double node_cpu_seconds;  /* negative: unknown */
     uint64_t node_data_bytes; /* page bytes moved by the memory nodes' CPUs */
 } cli_report;
 

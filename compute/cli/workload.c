@@ -1,7 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Every phase runs on some threads. Updates in the mixed phase write the record's own value again, so that
- * each read can be compared with the input at any time: what went wrong on the way is seen at once.
+ * Every phase runs on some threads. An update in the mixed phase writes the record's own value and, behind it,
+ * the number of times that the record was updated. So each read can be compared with the input at any time,
+ * and a write that got lost is seen as well: a record is updated by one thread only (its index modulo the
+ * number of threads), which knows the number; so does everybody once that thread has ended.
+ *
+ * Values that are compared while their pages are still where they were written would prove nothing about
+ * memory nodes. So after loading and after the mixed load send_out() fills the whole pool with fixed pages
+ * of no content, before which every other page has to leave.
  */
 #include "compute/cli/workload.h"
 
@@ -17,7 +23,7 @@
 #include "common/clock.h"
 #include "common/error.h"
 
-enum { THREADS_MAX = 64, SCAN_RECORDS = 100 };
+enum { SCAN_RECORDS = 100, STAMP_BYTES = sizeof(uint64_t) };
 
 /* Zipfian numbers 0 to n-1: Gray et al., "Quickly generating billion-record synthetic databases", SIGMOD
  * 1994, section 3. */
@@ -37,12 +43,14 @@ typedef struct worker {
     size_t buffer_bytes;
     _Atomic uint64_t ops; /* written by the worker, read for progress */
     _Atomic bool done;
+    _Atomic bool *stop; /* one for all: another thread met an error */
     int rc;
     char message[512];
 } worker;
 
 static const char *const names[CLI_PHASES] = {
-    "load", "verify", "lookups, uniform", "lookups, Zipfian", "range scans", "mixed"};
+    "load",        "verify", "lookups, uniform", "lookups, Zipfian",
+    "range scans", "mixed",  "verify again"};
 
 static void zipf_init(zipf *z, uint64_t n, double theta)
 {
@@ -94,8 +102,24 @@ static int differs(const cli_record *record)
                     (const char *)record->key.data, (unsigned long long)record->line);
 }
 
-static int lookup(worker *w, const cli_record *record)
+/* Is this the value of record i? exact: with so many updates as the record has had; else with any number. */
+static bool is_value(const cli_target *target, size_t i, farpool_slice value, bool exact)
 {
+    const farpool_slice *wanted = &target->input->records[i].value;
+    uint64_t stamp = 0;
+    if (value.len == wanted->len + STAMP_BYTES)
+        memcpy(&stamp, (const char *)value.data + wanted->len, sizeof stamp);
+    else if (value.len != wanted->len)
+        return false;
+    if (!stamp && value.len != wanted->len)
+        return false;
+    return (!exact || stamp == target->updates[i]) &&
+           !memcmp(value.data, wanted->data, wanted->len);
+}
+
+static int lookup(worker *w, size_t i)
+{
+    const cli_record *record = &w->target->input->records[i];
     size_t len;
     int rc = farpool_btree_lookup(w->target->tree, record->key, w->buffer, w->buffer_bytes, &len);
     if (rc == FARPOOL_E_NOTFOUND)
@@ -104,14 +128,13 @@ static int lookup(worker *w, const cli_record *record)
                         (const char *)record->key.data, (unsigned long long)record->line);
     if (rc)
         return rc;
-    if (len != record->value.len || memcmp(w->buffer, record->value.data, len) != 0)
-        return differs(record);
-    return 0;
+    bool exact = w->phase != CLI_MIXED || i % w->target->threads == w->index;
+    return is_value(w->target, i, (farpool_slice){w->buffer, len}, exact) ? 0 : differs(record);
 }
 
 typedef struct scan_state {
-    const cli_record *at;
-    const cli_record *end;
+    const cli_target *target;
+    size_t at;
     unsigned left;
     int rc;
 } scan_state;
@@ -119,10 +142,14 @@ typedef struct scan_state {
 static int scan_step(void *arg, farpool_slice key, farpool_slice value)
 {
     scan_state *s = arg;
-    if (s->at == s->end || key.len != s->at->key.len || value.len != s->at->value.len ||
-        memcmp(key.data, s->at->key.data, key.len) != 0 ||
-        memcmp(value.data, s->at->value.data, value.len) != 0) {
-        s->rc = s->at == s->end ? FARPOOL_E_CORRUPT : differs(s->at);
+    if (s->at == s->target->input->count) {
+        s->rc = fp_error(FARPOOL_E_CORRUPT, "a range scan found a record behind the last");
+        return 1;
+    }
+    const cli_record *record = &s->target->input->records[s->at];
+    if (key.len != record->key.len || memcmp(key.data, record->key.data, key.len) != 0 ||
+        !is_value(s->target, s->at, value, true)) {
+        s->rc = differs(record);
         return 1;
     }
     s->at++;
@@ -132,37 +159,74 @@ static int scan_step(void *arg, farpool_slice key, farpool_slice value)
 static int scan(worker *w)
 {
     const cli_input *input = w->target->input;
-    size_t i = pick(w);
-    scan_state s = {&input->records[i], &input->records[input->count], SCAN_RECORDS, 0};
-    int rc = farpool_btree_scan(w->target->tree, s.at->key, 0, scan_step, &s);
-    if (!rc && !s.rc && s.left && s.at != s.end)
+    scan_state s = {w->target, pick(w), SCAN_RECORDS, 0};
+    int rc = farpool_btree_scan(w->target->tree, input->records[s.at].key, 0, scan_step, &s);
+    if (!rc && !s.rc && s.left && s.at != input->count)
         return fp_error(FARPOOL_E_CORRUPT, "a range scan ended %zu records early",
-                        (size_t)(s.end - s.at));
+                        input->count - s.at);
     return rc ? rc : s.rc;
 }
 
 static int mixed(worker *w)
 {
-    const cli_record *record = &w->target->input->records[pick(w)];
-    if (next_random(w) % 100 < w->target->read_percent)
-        return lookup(w, record);
-    return farpool_btree_put(w->target->tree, record->key, record->value);
+    const cli_target *target = w->target;
+    size_t i = pick(w);
+    if (next_random(w) % 100 < target->read_percent)
+        return lookup(w, i);
+    i = i - i % target->threads + w->index; /* a near one that is ours to update */
+    if (i >= target->input->count)
+        i = w->index;
+    if (i >= target->input->count) /* fewer records than threads */
+        return 0;
+    const cli_record *record = &target->input->records[i];
+    size_t len = record->value.len;
+    if (len + STAMP_BYTES > FARPOOL_VALUE_MAX)
+        return lookup(w, i);
+    uint64_t stamp = target->updates[i] + 1;
+    memcpy(w->buffer, record->value.data, len);
+    memcpy(w->buffer + len, &stamp, sizeof stamp);
+    int rc =
+        farpool_btree_put(target->tree, record->key, (farpool_slice){w->buffer, len + STAMP_BYTES});
+    if (!rc)
+        target->updates[i] = stamp;
+    return rc;
+}
+
+static bool goes_over_all(enum cli_phase phase)
+{
+    return phase == CLI_LOAD || phase == CLI_VERIFY || phase == CLI_AGAIN;
+}
+
+/* A step that has no divisor in common with the count, so that steps of it meet each record once. */
+static size_t scattering_step(size_t count)
+{
+    for (size_t step = 7919;; step += 2) {
+        size_t a = step, b = count;
+        while (b) {
+            size_t rest = a % b;
+            a = b;
+            b = rest;
+        }
+        if (a == 1)
+            return step;
+    }
 }
 
 /* The phases that go over every record once: worker i takes each threads-th, in a scattered order. */
 static int each_record(worker *w)
 {
     const cli_input *input = w->target->input;
-    size_t step = 7919; /* prime; if it divides the count, neighbours do as well */
-    while (step > 1 && input->count % step == 0)
-        step -= 2;
+    size_t step = scattering_step(input->count);
     int rc = 0;
-    for (size_t i = w->index; i < input->count && !rc; i += w->target->threads) {
-        const cli_record *record = &input->records[(unsigned __int128)i * step % input->count];
+    for (size_t n = w->index; n < input->count && !rc; n += w->target->threads) {
+        size_t i = (size_t)((unsigned __int128)n * step % input->count);
+        const cli_record *record = &input->records[i];
         rc = w->phase == CLI_LOAD
                  ? farpool_btree_insert(w->target->tree, record->key, record->value)
-                 : lookup(w, record);
+                 : lookup(w, i);
         atomic_fetch_add_explicit(&w->ops, 1, memory_order_relaxed);
+        if (atomic_load_explicit(w->stop, memory_order_relaxed))
+            break;
     }
     return rc;
 }
@@ -170,11 +234,11 @@ static int each_record(worker *w)
 static int timed(worker *w)
 {
     int rc = 0;
-    while (!rc && fp_now_ns() < w->end_ns) {
-        for (unsigned i = 0; i < 16 && !rc; i++) {
+    while (!rc && fp_now_ns() < w->end_ns && !atomic_load_explicit(w->stop, memory_order_relaxed)) {
+        for (unsigned n = 0; n < 16 && !rc; n++) {
             rc = w->phase == CLI_SCAN    ? scan(w)
                  : w->phase == CLI_MIXED ? mixed(w)
-                                         : lookup(w, &w->target->input->records[pick(w)]);
+                                         : lookup(w, pick(w));
             atomic_fetch_add_explicit(&w->ops, 1, memory_order_relaxed);
         }
     }
@@ -184,11 +248,36 @@ static int timed(worker *w)
 static void *work(void *arg)
 {
     worker *w = arg;
-    w->rc = w->phase <= CLI_VERIFY ? each_record(w) : timed(w);
-    if (w->rc)
+    w->rc = goes_over_all(w->phase) ? each_record(w) : timed(w);
+    if (w->rc) {
         snprintf(w->message, sizeof w->message, "%s", farpool_errmsg());
+        atomic_store(w->stop, true);
+    }
     atomic_store(&w->done, true);
     return NULL;
+}
+
+/* Makes every page leave the pool. *kept: some stayed, because the slab has no room for a pool of pages. */
+static int send_out(const cli_target *target, bool *kept)
+{
+    farpool_stats stats;
+    farpool_stats_get(target->pool, &stats);
+    farpool_pid *pids = malloc(stats.frames * sizeof *pids);
+    if (!pids)
+        return fp_error(FARPOOL_E_NOMEM, "sending pages out: no memory for %llu page numbers",
+                        (unsigned long long)stats.frames);
+    uint64_t n = 0;
+    int rc = 0;
+    while (n < stats.frames && !rc) {
+        void *page;
+        rc = farpool_page_alloc(target->partition, 0, &pids[n], &page);
+        n += !rc;
+    }
+    *kept = rc == FARPOOL_E_NOSPACE;
+    while (n > 0)
+        farpool_page_free(target->partition, pids[--n]);
+    free(pids);
+    return rc == FARPOOL_E_POOL_FULL || *kept ? 0 : rc;
 }
 
 /* One line, rewritten in place on a terminal; elsewhere one every two seconds. */
@@ -238,16 +327,22 @@ static void subtract(farpool_stats *after, const farpool_stats *before)
 }
 
 static int start_workers(const cli_target *target, enum cli_phase phase, const zipf *skew,
-                         worker *workers)
+                         worker *workers, _Atomic bool *stop)
 {
     size_t largest = 1;
     for (size_t i = 0; i < target->input->count; i++)
         if (target->input->records[i].value.len > largest)
             largest = target->input->records[i].value.len;
+    largest += STAMP_BYTES;
     uint64_t end = fp_now_ns() + (uint64_t)(target->seconds * 1e9);
     for (unsigned i = 0; i < target->threads; i++) {
         worker *w = &workers[i];
-        *w = (worker){.target = target, .phase = phase, .index = i, .skew = skew, .end_ns = end};
+        *w = (worker){.target = target,
+                      .phase = phase,
+                      .index = i,
+                      .skew = skew,
+                      .end_ns = end,
+                      .stop = stop};
         w->random = 0x9E3779B97F4A7C15ull * (i + 1) + phase;
         w->buffer_bytes = largest;
         w->buffer = malloc(largest);
@@ -255,6 +350,7 @@ static int start_workers(const cli_target *target, enum cli_phase phase, const z
         if (!error)
             continue;
         free(w->buffer);
+        atomic_store(stop, true);
         while (i-- > 0) {
             pthread_join(workers[i].thread, NULL);
             free(workers[i].buffer);
@@ -270,13 +366,14 @@ int cli_phase_run(const cli_target *target, enum cli_phase phase, cli_result *re
     if (!workers)
         return fp_error(FARPOOL_E_NOMEM, "no memory for %u threads", target->threads);
     zipf skew;
+    _Atomic bool stop = false;
     bool skewed = (phase == CLI_ZIPF || phase == CLI_MIXED) && target->zipf > 0;
     if (skewed)
         zipf_init(&skew, target->input->count, target->zipf);
     farpool_stats before;
     farpool_stats_get(target->pool, &before);
     uint64_t start = fp_now_ns();
-    int rc = start_workers(target, phase, skewed ? &skew : NULL, workers);
+    int rc = start_workers(target, phase, skewed ? &skew : NULL, workers, &stop);
     if (rc) {
         free(workers);
         return rc;
@@ -291,6 +388,8 @@ int cli_phase_run(const cli_target *target, enum cli_phase phase, cli_result *re
         free(workers[i].buffer);
     }
     result->seconds = (double)(fp_now_ns() - start) / 1e9;
+    if (!rc && (phase == CLI_LOAD || phase == CLI_MIXED))
+        rc = send_out(target, &result->kept);
     farpool_stats_get(target->pool, &result->delta);
     subtract(&result->delta, &before);
     free(workers);

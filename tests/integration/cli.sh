@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # Shows what the farpool command answers: values, ranges, exit codes, and clear errors for bad input.
 set -uo pipefail
 farpool=${FARPOOL_BUILD:-$PWD/build}/farpool
@@ -49,4 +50,22 @@ printf 'Package: x\nDescription: no version\n' >"$dir/package"
 expect 1 'without Package or Version' "$farpool" load "$dir/package"
 { printf 'k\t'; head -c 300000 /dev/urandom | tr -d '\n'; printf '\nl\t\n\0z\tnul\0inside\n'; } >"$dir/odd"
 expect 0 'came back' "$farpool" load "$dir/odd" -q
+# A count of records that the usual step of the scattered order has a divisor in common with.
+seq 1 23757 >"$dir/count"
+expect 0 '"verified": true' "$farpool" load "$dir/count" -q -o json
+# Nothing was compared, or nothing is known: then nothing is claimed.
+expect 0 'larger than 1/8 of the data' "$farpool" load "$dir/tsv" -q
+expect 0 '"all_went_out": true' "$farpool" bench "$dir/tsv" -q --seconds 0.1 -o json
+expect 0 'some from the pool' "$farpool" load "$dir/count" -q --pool 8m --slab 5m
+# Values just too long for a leaf have pages of their own: the slab that is asked for has room for them.
+head -c 30000000 /dev/zero | tr '\0' v | fold -w 1100 >"$dir/own"
+expect 0 'came back' "$farpool" load "$dir/own" -q
+printf 'Package: x\nVersion: 1\nArchitecture: %s\n\n' amd64 i386 >"$dir/architectures"
+expect 0 'i386' "$farpool" get "$dir/architectures" x:i386=1 -q
+expect 3 'no record' "$farpool" get "$dir/architectures" x=1 -q
+printf 'Package: x\0y\nVersion: 1\n\nPackage: x\0z\nVersion: 1\n' >"$dir/nul"
+expect 0 '"records": 2' "$farpool" load "$dir/nul" -q -o json
+expect 0 'tsv:4: the last line has no end' "$farpool" load "$dir/tsv"
+expect 2 'out of range' "$farpool" load "$dir/tsv" --threads 2.5
+expect 1 'writing to standard output' bash -c "'$farpool' scan '$dir/count' -q --count 20000 >/dev/full"
 [ "$fails" = 0 ]
