@@ -9,7 +9,7 @@
 
 #include "common/error.h"
 
-static const fp_net_ops *const backends[] = {&fp_net_verbs, &fp_net_tcp, &fp_net_shm};
+static const fp_net_ops *const backends[] = {&fp_net_verbs, &fp_net_tcp, &fp_net_shm, &fp_net_sim};
 
 static int parse_host_port(const char *text, const char *rest, fp_uri *uri)
 {

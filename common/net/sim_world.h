@@ -1,0 +1,110 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Inside of the simulated transport: sim_world.c (time, breaking), sim.c (the transport's functions). */
+#ifndef FP_COMMON_NET_SIM_WORLD_H
+#define FP_COMMON_NET_SIM_WORLD_H
+
+#include "common/net/sim.h"
+
+enum { LINE = 64, PIECES_MAX = 4, CUTS_MAX = 16, NAME_MAX_BYTES = 64 };
+
+typedef struct sim_conn sim_conn;
+
+typedef struct sim_op {
+    sim_conn *conn; /* NULL: its connection has broken or was closed */
+    fp_net_op op;
+    uint8_t *copy; /* SEND, INLINE: the bytes */
+    uint32_t len, moved;
+    int status;
+    bool done;
+    unsigned steps; /* in the heap; freed when 0 and no connection has it */
+} sim_op;
+
+enum step_kind { STEP_MOVE, STEP_DONE, STEP_ACCEPT, STEP_PEER_GONE };
+
+typedef struct sim_step {
+    uint64_t time, order;
+    enum step_kind kind;
+    sim_op *op;    /* MOVE, DONE */
+    uint32_t upto; /* MOVE: so much of it has arrived then */
+    uint64_t conn; /* ACCEPT, PEER_GONE: its number */
+} sim_step;
+
+typedef struct sim_queued {
+    fp_net_event event;
+    void *message;
+} sim_queued;
+
+typedef struct sim_net {
+    fp_net base;
+    fp_sim_world *world;
+    char name[NAME_MAX_BYTES];
+    bool crashed;
+    struct sim_net *next;
+} sim_net;
+
+typedef struct sim_poller {
+    fp_poller base;
+    sim_net *net;
+    sim_queued *queue;
+    size_t first, count, room;
+    void **lent;
+    size_t lent_count, lent_room;
+    void (*driver)(void *);
+    void *driver_arg;
+    bool driving;
+    struct sim_poller *next;
+} sim_poller;
+
+typedef struct sim_listener {
+    fp_listener base;
+    sim_poller *poller;
+    struct sim_listener *next;
+} sim_listener;
+
+struct sim_conn {
+    fp_conn base;
+    uint64_t number;
+    sim_poller *poller;
+    sim_conn *peer; /* NULL: gone */
+    sim_listener *listener;
+    bool accepted; /* given, or to be given, to its application */
+    sim_op *ops[FP_NET_DEPTH_MAX];
+    uint64_t posted, completed;
+    uint64_t arrival; /* when the last operation posted arrives */
+    fp_mr **shared;   /* what the peer may use */
+    size_t shared_count;
+    sim_conn *next;
+};
+
+struct fp_sim_world {
+    fp_sim_config config;
+    uint64_t now, random, order, hash, numbers;
+    sim_step *heap;
+    size_t count, room;
+    sim_net *nets;
+    sim_poller *pollers;
+    sim_listener *listeners;
+    sim_conn *conns;
+    char cuts[CUTS_MAX][2][NAME_MAX_BYTES];
+    unsigned cut_count;
+    unsigned depth; /* drivers being called: they don't move time */
+};
+
+/* sim_world.c */
+uint64_t fp_sim_draw(fp_sim_world *world);
+uint64_t fp_sim_latency(fp_sim_world *world);
+void fp_sim_schedule(fp_sim_world *world, sim_step step);
+sim_step fp_sim_take_step(fp_sim_world *world);
+void fp_sim_drop_op_step(sim_op *op);
+/* Takes the operation from its connection. */
+void fp_sim_let_go(sim_op *op);
+void fp_sim_trace(fp_sim_world *world, uint64_t a, uint64_t b);
+/* Doubles an array whose elements are `size` bytes. */
+void *fp_sim_grow(void *old, size_t *room, size_t size);
+void fp_sim_give(sim_poller *poller, const fp_net_event *event, void *message);
+void fp_sim_complete(sim_conn *conn, int status);
+/* N5, at both ends: here with status and reason, there with E_NODE. */
+void fp_sim_break(sim_conn *conn, int status, const char *reason);
+bool fp_sim_is_cut(const fp_sim_world *world, const char *a, const char *b);
+
+#endif
