@@ -253,6 +253,12 @@ int fp_memnode_listen(fp_memnode *node, const char *uri, const fp_net_options *o
     return 0;
 }
 
+fp_poller *fp_memnode_poller(fp_memnode *node, unsigned i)
+{
+    FP_ASSERT(i < node->net_count);
+    return node->nets[i].poller;
+}
+
 unsigned fp_memnode_fds(fp_memnode *node, int *fds)
 {
     for (unsigned i = 0; i < node->net_count; i++)

@@ -44,6 +44,9 @@ int fp_memnode_listen(fp_memnode *node, const char *uri, const fp_net_options *o
 /* The pollers' descriptors, one per transport; at most FP_EXTENT_NETS_MAX. Returns their number. */
 unsigned fp_memnode_fds(fp_memnode *node, int *fds);
 
+/* The poller of the i-th transport: a simulated world drives the node by it (fp_sim_set_driver). */
+fp_poller *fp_memnode_poller(fp_memnode *node, unsigned i);
+
 /* Handles what has come in and does a little of the clearing that is due. Never waits. Returns 1
  * if there is more to do at once, 0 if the descriptors may be waited for, or a negative code if
  * a transport has become unusable. */
