@@ -70,7 +70,8 @@ static fp_net_op bare_op(size_t i, fp_mem *scratch, fp_mr *mr, unsigned place, f
     *conn = thread->conns[extent->node];
     fp_net_op op = {.kind = FP_NET_READ, .sge_count = 1, .remote_key = extent->key};
     op.remote_addr = extent->addr + unit * FP_SLOT_UNIT_BYTES + FP_SLOT_HEADER_BYTES;
-    op.sge[0] = (fp_sge){(char *)scratch->addr + place * FARPOOL_UNIT_BYTES, FARPOOL_UNIT_BYTES, mr};
+    op.sge[0] =
+        (fp_sge){(char *)scratch->addr + place * FARPOOL_UNIT_BYTES, FARPOOL_UNIT_BYTES, mr};
     return op;
 }
 
@@ -104,8 +105,8 @@ static double bare_bandwidth(size_t from, size_t count, fp_mem *scratch, fp_mr *
         fp_net_op ops[STEP];
         while (posted < count && posted - done + STEP <= DEPTH) {
             for (unsigned k = 0; k < STEP; k++)
-                ops[k] = bare_op(from + posted + k, scratch, mr, (unsigned)(posted + k) % DEPTH,
-                                 &conn);
+                ops[k] =
+                    bare_op(from + posted + k, scratch, mr, (unsigned)(posted + k) % DEPTH, &conn);
             bench_check(fp_net_post(conn, ops, STEP), "posting bare READs");
             posted += STEP;
         }
@@ -216,8 +217,8 @@ static void *work(void *arg)
             fault_one(w->first + i);
             continue;
         }
-        char *from = (char *)w->from->addr +
-                     bench_random(&seed) % pages_from * FP_SLOT_UNIT_BYTES + FP_SLOT_HEADER_BYTES;
+        char *from = (char *)w->from->addr + bench_random(&seed) % pages_from * FP_SLOT_UNIT_BYTES +
+                     FP_SLOT_HEADER_BYTES;
         memcpy((char *)w->to->addr + (w->first + i) % pages_to * 4096, from, 4096);
     }
     w->ns = fp_now_ns() - start;
@@ -291,8 +292,9 @@ int main(int argc, char **argv)
     if (shm)
         against_memcpy(&options, slab, pool_bytes);
     farpool_stats_get(pool, &after);
-    bench_add("pages", (double)(after.misses + after.prefetched - before.misses -
-                                before.prefetched), "%s.pages_faulted", options.transport);
+    bench_add("pages",
+              (double)(after.misses + after.prefetched - before.misses - before.prefetched),
+              "%s.pages_faulted", options.transport);
     bench_add("s", bench_node_cpu_seconds(&node) - cpu, "%s.memnode_cpu", options.transport);
     bench_add("bytes", (double)after.metadata_bytes / (double)page_count,
               "pool.metadata_bytes_per_page");

@@ -22,10 +22,7 @@ static MDB_env *env;
 static MDB_dbi dbi;
 
 /* Keys are spread evenly over 64 bits and in memcmp order; value i begins with i. */
-static uint64_t key_of(uint64_t i)
-{
-    return __builtin_bswap64(i * (UINT64_MAX / record_count));
-}
+static uint64_t key_of(uint64_t i) { return __builtin_bswap64(i * (UINT64_MAX / record_count)); }
 
 static void value_of(uint64_t i, char *value)
 {
@@ -84,9 +81,9 @@ static void lookup_farpool(uint64_t key, uint64_t i)
 {
     char value[VALUE_BYTES];
     size_t len;
-    bench_check(farpool_btree_lookup(tree, (farpool_slice){&key, sizeof key}, value, sizeof value,
-                                     &len),
-                "lookup");
+    bench_check(
+        farpool_btree_lookup(tree, (farpool_slice){&key, sizeof key}, value, sizeof value, &len),
+        "lookup");
     if (len != VALUE_BYTES || memcmp(value, &i, sizeof i) != 0)
         bench_check(FARPOOL_E_CORRUPT, "a lookup gave another record");
 }
@@ -177,8 +174,8 @@ static void out_of_memory(farpool_pool *pool, uint64_t count)
         farpool_stats_get(pool, &after);
         qsort(ours, ROUNDS, sizeof *ours, compare_double);
         bench_add("ops/s", ours[ROUNDS / 2], "lookup.oom_ops_t%u", threads);
-        bench_add("misses/op", (double)(after.misses - before.misses) /
-                                   (double)(count * ROUNDS * threads),
+        bench_add("misses/op",
+                  (double)(after.misses - before.misses) / (double)(count * ROUNDS * threads),
                   "lookup.oom_misses_per_op_t%u", threads);
     }
 }

@@ -15,8 +15,8 @@ enum { HUGE_BYTES = 2 << 20 };
 /* Maps len bytes at a 2 MiB boundary, so that transparent huge pages can back all of it. */
 static void *map_aligned(size_t len, int prot_flags, int fd)
 {
-    char *area = mmap(NULL, len + HUGE_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-                      -1, 0);
+    char *area =
+        mmap(NULL, len + HUGE_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (area == MAP_FAILED)
         return MAP_FAILED;
     char *start = (char *)(((uintptr_t)area + HUGE_BYTES - 1) & ~(uintptr_t)(HUGE_BYTES - 1));

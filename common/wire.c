@@ -17,9 +17,9 @@ enum { MAGIC = 0x31775046 /* "FPw1" */, HEADER_BYTES = 16 };
  *   P partition  E epoch  B bytes  I boot_id  F first  T text  C code  U usage
  *   X total, first, count, extent_bytes, then count times key, addr, len */
 static const char *const bodies[] = {
-    [FP_MSG_HELLO] = "T",    [FP_MSG_HELLO_OK] = "IT", [FP_MSG_GRANT] = "PEB",
-    [FP_MSG_ATTACH] = "PEF", [FP_MSG_EXTENTS] = "PEX", [FP_MSG_RELEASE] = "PE",
-    [FP_MSG_RELEASE_OK] = "", [FP_MSG_USAGE] = "",     [FP_MSG_USAGE_OK] = "U",
+    [FP_MSG_HELLO] = "T",     [FP_MSG_HELLO_OK] = "IT", [FP_MSG_GRANT] = "PEB",
+    [FP_MSG_ATTACH] = "PEF",  [FP_MSG_EXTENTS] = "PEX", [FP_MSG_RELEASE] = "PE",
+    [FP_MSG_RELEASE_OK] = "", [FP_MSG_USAGE] = "",      [FP_MSG_USAGE_OK] = "U",
     [FP_MSG_ERROR] = "CT",
 };
 
@@ -180,13 +180,15 @@ int fp_wire_decode(const void *buffer, size_t len, fp_msg *msg)
         return fp_error(FARPOOL_E_PROTO, "a message of unknown type %u (1 to %d are known)", type,
                         FP_MSG_ERROR);
     if (words[2] != (size_t)(c.end - c.at))
-        return fp_error(FARPOOL_E_PROTO, "a message of type %u with %zu bytes of body says %u", type,
-                        (size_t)(c.end - c.at), words[2]);
+        return fp_error(FARPOOL_E_PROTO, "a message of type %u with %zu bytes of body says %u",
+                        type, (size_t)(c.end - c.at), words[2]);
     msg->type = (enum fp_msg_type)type;
     msg->request = words[3];
     body(&c, msg);
     if (c.bad || c.at != c.end)
-        return fp_error(FARPOOL_E_PROTO, "a message of type %u with a body that does not fit it: "
-                        "%u bytes", type, words[2]);
+        return fp_error(FARPOOL_E_PROTO,
+                        "a message of type %u with a body that does not fit it: "
+                        "%u bytes",
+                        type, words[2]);
     return 0;
 }

@@ -18,14 +18,14 @@ enum {
 enum fp_msg_type {
     FP_MSG_HELLO = 1, /* first on every connection, from the client: name */
     FP_MSG_HELLO_OK,  /* boot_id, name of the node */
-    FP_MSG_GRANT,     /* partition, epoch, bytes: give the partition a slab under this epoch. Known under
+    FP_MSG_GRANT, /* partition, epoch, bytes: give the partition a slab under this epoch. Known under
                          a lower epoch: those connections are cut off and the slab passes on. Known
                          under this or a higher one: E_FENCED */
-    FP_MSG_ATTACH,    /* partition, epoch, first: another connection of the current owner, or the next
+    FP_MSG_ATTACH, /* partition, epoch, first: another connection of the current owner, or the next
                          part of a long list of extents. Another epoch: E_FENCED */
-    FP_MSG_EXTENTS,   /* answers GRANT and ATTACH: partition, epoch, total, first, extent_bytes, extents;
+    FP_MSG_EXTENTS, /* answers GRANT and ATTACH: partition, epoch, total, first, extent_bytes, extents;
                          the extents were shared (fp_net_share) with this connection before */
-    FP_MSG_RELEASE,   /* partition, epoch: give the slab back */
+    FP_MSG_RELEASE, /* partition, epoch: give the slab back */
     FP_MSG_RELEASE_OK,
     FP_MSG_USAGE, /* no body */
     FP_MSG_USAGE_OK,
@@ -44,8 +44,9 @@ typedef struct fp_msg {
     struct { /* USAGE_OK */
         uint64_t bytes_total, bytes_granted;
         uint64_t partitions, connections;
-        uint64_t cpu_ns;          /* CPU time of the node's process so far */
-        uint64_t data_bytes;      /* page bytes that the node's CPU moved (tcp emulation); 0 on verbs, shm */
+        uint64_t cpu_ns; /* CPU time of the node's process so far */
+        uint64_t
+            data_bytes; /* page bytes that the node's CPU moved (tcp emulation); 0 on verbs, shm */
     } usage;
     int32_t code;
     char text[FP_WIRE_TEXT_MAX + 1]; /* name of HELLO and HELLO_OK, sentence of ERROR */

@@ -200,7 +200,6 @@ void fp_btree_shrink(const farpool_btree *tree, farpool_slice key)
         fp_btree_latched held;
         if (fp_btree_take(tree, key, level, true, &held))
             return;
-        above = false;
         if (held.parent == FARPOOL_PID_NONE || fp_btree_node_used(held.node) > FP_BTREE_UNDERFULL) {
             fp_btree_release(tree, &held);
             return;

@@ -26,10 +26,10 @@
 #include "compute/remote.h"
 
 enum {
-    STRETCH = 64,       /* frames looked at in one go */
-    PATIENCE = 16,      /* stretches before unmarked pages are taken too */
-    WRITES_MAX = 24,    /* dirty pages written at once; below FP_IO_MAX - FP_PREFETCH_MAX */
-    GIVE_UP_LAPS = 64,  /* of the whole pool without one page that can leave */
+    STRETCH = 64,      /* frames looked at in one go */
+    PATIENCE = 16,     /* stretches before unmarked pages are taken too */
+    WRITES_MAX = 24,   /* dirty pages written at once; below FP_IO_MAX - FP_PREFETCH_MAX */
+    GIVE_UP_LAPS = 64, /* of the whole pool without one page that can leave */
     CLOSE_TRIES = 100000,
 };
 
@@ -231,7 +231,8 @@ int fp_evict_take(fp_thread *thread, unsigned order, uint32_t *frame)
         else
             sched_yield();
     }
-    return fp_error(FARPOOL_E_POOL_FULL, "pool %s: no run of %llu among %llu frames can be freed: "
+    return fp_error(FARPOOL_E_POOL_FULL,
+                    "pool %s: no run of %llu among %llu frames can be freed: "
                     "fix fewer pages at a time or make the pool larger",
                     pool->name, 1ull << order, (unsigned long long)pool->frame_count);
 }
@@ -249,8 +250,7 @@ int fp_evict_partition(fp_thread *thread, farpool_partition *partition)
                    fp_owner(partition, page.pid) &&
                !drop(thread, &page, 1, true)) {
             if (++tries == CLOSE_TRIES)
-                return fp_error(FARPOOL_E_BUSY,
-                                "closing partition %llu: page %llu is still fixed",
+                return fp_error(FARPOOL_E_BUSY, "closing partition %llu: page %llu is still fixed",
                                 (unsigned long long)partition->id, (unsigned long long)page.pid);
             fp_io_help(pool); /* or a prefetch that nobody has looked at */
             sched_yield();

@@ -103,8 +103,8 @@ static void vm_pool_close(farpool_pool *pool)
 static int vm_partition_open(farpool_partition *partition)
 {
     size_t len = partition->units * FARPOOL_UNIT_BYTES;
-    void *window = mmap(NULL, len, PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void *window =
+        mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (window == MAP_FAILED)
         return fp_error_sys("reserving %zu bytes of address space for partition %llu", len,
                             (unsigned long long)partition->id);

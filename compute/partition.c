@@ -78,9 +78,10 @@ static int grant_shares(fp_thread *thread, farpool_partition *partition,
         partition->nodes[partition->node_count++] = node;
         uint64_t units = shares[i].extent_bytes / FP_SLOT_UNIT_BYTES;
         if (!units || (units & (units - 1)) || shares[i].extent_bytes % FP_SLOT_UNIT_BYTES)
-            return fp_error(FARPOOL_E_PROTO, "memory node %s: extents of %llu bytes are no power "
-                            "of two of slots", options->memnodes[i],
-                            (unsigned long long)shares[i].extent_bytes);
+            return fp_error(FARPOOL_E_PROTO,
+                            "memory node %s: extents of %llu bytes are no power "
+                            "of two of slots",
+                            options->memnodes[i], (unsigned long long)shares[i].extent_bytes);
         unsigned shift = (unsigned)__builtin_ctzll(units);
         if (shift < partition->extent_shift)
             partition->extent_shift = shift;

@@ -107,8 +107,7 @@ int farpool_pool_open(const farpool_pool_options *options, farpool_pool **out)
     snprintf(pool->name, sizeof pool->name, "%s", options->name ? options->name : "pool");
     pool->frame_count = options->pool_bytes / FARPOOL_UNIT_BYTES;
     pool->batch = choose_batch(options, pool->frame_count);
-    pool->mapping =
-        options->mapping == FARPOOL_MAPPING_VM ? &fp_mapping_vm : &fp_mapping_frames;
+    pool->mapping = options->mapping == FARPOOL_MAPPING_VM ? &fp_mapping_vm : &fp_mapping_frames;
     pool->serial = atomic_fetch_add_explicit(&serials, 1, memory_order_relaxed) + 1;
     rc = init_locks(pool);
     if (rc)

@@ -20,7 +20,7 @@ enum {
     FP_NODES_MAX = 32, /* memory nodes of one pool */
     FP_TRANSPORTS_MAX = 4,
     FP_IO_MAX = FP_NET_DEPTH_MAX, /* transfers in flight per thread */
-    FP_PREFETCH_MAX = 96,         /* of them for prefetching; the rest is for faults and write-back */
+    FP_PREFETCH_MAX = 96, /* of them for prefetching; the rest is for faults and write-back */
     FP_BATCH_MAX = 512,
 };
 
@@ -35,8 +35,8 @@ typedef struct fp_node {
     char uri[FP_NET_URI_MAX];
     char name[FP_WIRE_TEXT_MAX + 1];
     unsigned transport;
-    uint64_t boot_id;                /* 0 until the first HELLO; guarded by pool.lock */
-    _Atomic uint64_t down_until_ns;  /* atomic, relaxed: don't try to connect again before that */
+    uint64_t boot_id;               /* 0 until the first HELLO; guarded by pool.lock */
+    _Atomic uint64_t down_until_ns; /* atomic, relaxed: don't try to connect again before that */
 } fp_node;
 
 typedef struct fp_extent {
@@ -55,7 +55,8 @@ struct farpool_partition {
     uint64_t id, epoch;
     unsigned timeout_ms;
     fp_units pids, slots;
-    fp_extent *extents; /* extent i holds the slots i << extent_shift to ((i+1) << extent_shift) - 1 */
+    fp_extent
+        *extents; /* extent i holds the slots i << extent_shift to ((i+1) << extent_shift) - 1 */
     uint64_t extent_count;
     unsigned extent_shift;
     unsigned order_max;
@@ -107,10 +108,10 @@ typedef struct fp_thread {
     fp_io ios[FP_IO_MAX];
     fp_io *free_ios[FP_IO_MAX];
     unsigned free_io_count;
-    fp_io *completed;     /* transfers that are done, newest first */
+    fp_io *completed;             /* transfers that are done, newest first */
     _Atomic unsigned prefetching; /* of its ios; its own thread may look without owning */
-    fp_msg *reply;        /* where the answer to the request in progress goes, or NULL */
-    uint32_t request;     /* number of that request */
+    fp_msg *reply;                /* where the answer to the request in progress goes, or NULL */
+    uint32_t request;             /* number of that request */
     bool replied;
     int reply_status;
     _Alignas(64) fp_counters count;
@@ -122,7 +123,8 @@ struct farpool_pool {
     const struct fp_mapping_ops *mapping; /* immutable after open, as all up to "shared" */
     fp_mem xfer;                          /* what the NIC reads and writes: arena or staging */
     uint64_t frame_count;
-    _Atomic uint64_t *owners; /* frame -> fp_owner() of the page in it, 0: none; relaxed, a hint (the
+    _Atomic uint64_t
+        *owners; /* frame -> fp_owner() of the page in it, 0: none; relaxed, a hint (the
                                  entry under its latch is the truth) */
     unsigned batch;
     uint64_t serial;
@@ -133,11 +135,13 @@ struct farpool_pool {
     fp_mem headers, owners_mem;
 
     /* shared */
-    fp_units frames;                         /* has its own lock */
-    fp_units stage;                          /* vm: units of xfer; has its own lock */
-    _Alignas(64) _Atomic uint64_t hand;      /* of the clock; relaxed */
-    _Alignas(64) _Atomic uint32_t prefetches; /* in flight in all threads; relaxed, a hint for waiters */
-    _Alignas(64) pthread_rwlock_t partitions_lock; /* guards partitions: read while sweeping frames */
+    fp_units frames;                    /* has its own lock */
+    fp_units stage;                     /* vm: units of xfer; has its own lock */
+    _Alignas(64) _Atomic uint64_t hand; /* of the clock; relaxed */
+    _Alignas(64) _Atomic uint32_t
+        prefetches; /* in flight in all threads; relaxed, a hint for waiters */
+    _Alignas(64)
+        pthread_rwlock_t partitions_lock; /* guards partitions: read while sweeping frames */
     farpool_partition *partitions[FP_PARTITIONS_MAX];
     pthread_mutex_t lock; /* guards what follows */
     uint64_t next_partition_serial;

@@ -181,7 +181,8 @@ static int request(fp_thread *thread, fp_conn *conn, unsigned timeout_ms, fp_msg
     snprintf(peer, sizeof peer, "%s", fp_net_conn_peer(conn));
     msg->request = ++thread->request;
     fp_net_op op = {.kind = FP_NET_SEND, .sge_count = 1};
-    op.sge[0] = (fp_sge){.addr = buffer, .len = (uint32_t)fp_wire_encode(msg, buffer, sizeof buffer)};
+    op.sge[0] =
+        (fp_sge){.addr = buffer, .len = (uint32_t)fp_wire_encode(msg, buffer, sizeof buffer)};
     int rc = fp_net_post(conn, &op, 1);
     if (rc)
         return rc;
@@ -258,8 +259,8 @@ static int connect_node(fp_thread *thread, unsigned index, unsigned timeout_ms)
 
 /* GRANT, or ATTACH, then ATTACH again for the rest of a long list. With extents NULL the list is only
  * walked, so that the node shares all of them with this connection. */
-static int walk_extents(fp_thread *thread, farpool_partition *partition, unsigned node,
-                        fp_msg *msg, fp_rkey **extents)
+static int walk_extents(fp_thread *thread, farpool_partition *partition, unsigned node, fp_msg *msg,
+                        fp_rkey **extents)
 {
     fp_conn *conn = thread->conns[node];
     uint32_t seen = 0;
@@ -272,9 +273,9 @@ static int walk_extents(fp_thread *thread, farpool_partition *partition, unsigne
             return rc;
         if (msg->first != seen || !msg->count || msg->count > msg->total - seen ||
             msg->total > (1u << 24))
-            return fp_error(FARPOOL_E_PROTO, "memory node %s: extents %u+%u of %u where %u was asked",
-                            partition->pool->nodes[node].uri, msg->first, msg->count, msg->total,
-                            seen);
+            return fp_error(
+                FARPOOL_E_PROTO, "memory node %s: extents %u+%u of %u where %u was asked",
+                partition->pool->nodes[node].uri, msg->first, msg->count, msg->total, seen);
         if (extents) {
             fp_rkey *grown = realloc(*extents, msg->total * sizeof **extents);
             if (!grown)

@@ -16,8 +16,7 @@ int fp_remote_node(farpool_pool *pool, const char *uri, unsigned timeout_ms,
 /* Asks the node for its share of the partition's slab. *count extents of *extent_bytes are put to
  * *extents, which the caller frees. Blocks. */
 int fp_remote_grant(fp_thread *thread, farpool_partition *partition, unsigned node, uint64_t bytes,
-                    fp_rkey **extents, uint32_t *count,
-                    uint64_t *extent_bytes) FARPOOL_MUST_CHECK;
+                    fp_rkey **extents, uint32_t *count, uint64_t *extent_bytes) FARPOOL_MUST_CHECK;
 
 /* Gives the node's share back. Blocks. */
 int fp_remote_release(fp_thread *thread, farpool_partition *partition,

@@ -47,10 +47,9 @@ void farpool_stats_get(farpool_pool *pool, farpool_stats *stats)
         farpool_partition *partition = pool->partitions[i];
         if (!partition)
             continue;
-        stats->metadata_bytes += fp_units_used(&partition->pids) * sizeof(fp_entry) +
-                                 fp_units_bytes(&partition->pids) +
-                                 fp_units_bytes(&partition->slots) +
-                                 partition->extent_count * sizeof(fp_extent);
+        stats->metadata_bytes +=
+            fp_units_used(&partition->pids) * sizeof(fp_entry) + fp_units_bytes(&partition->pids) +
+            fp_units_bytes(&partition->slots) + partition->extent_count * sizeof(fp_extent);
     }
     pthread_rwlock_unlock(&pool->partitions_lock);
 }

@@ -72,8 +72,8 @@ FARPOOL_API const char *farpool_errmsg(void);
 
 /* ---- pools ----------------------------------------------------------------------------------- */
 
-#define FARPOOL_UNIT_BYTES 4096u  /* pages are 2^order units of this size */
-#define FARPOOL_ORDER_MAX 10u     /* largest page: 4 MiB */
+#define FARPOOL_UNIT_BYTES 4096u /* pages are 2^order units of this size */
+#define FARPOOL_ORDER_MAX 10u    /* largest page: 4 MiB */
 #define FARPOOL_PID_NONE UINT64_MAX
 
 typedef struct farpool_pool farpool_pool;

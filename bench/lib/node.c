@@ -41,7 +41,7 @@ void bench_node_start(bench_node *node, const char *transport, uint64_t bytes)
         snprintf(listen, sizeof listen, "shm:///tmp/farpool-bench-%d.sock", (int)getpid());
     else /* verbs: the address that scripts/rxe-vm gives its RDMA device, unless told otherwise */
         snprintf(listen, sizeof listen, "%s://%s:0", transport,
-                 getenv("FARPOOL_BENCH_HOST")       ? getenv("FARPOOL_BENCH_HOST")
+                 getenv("FARPOOL_BENCH_HOST")      ? getenv("FARPOOL_BENCH_HOST")
                  : strcmp(transport, "verbs") == 0 ? "10.77.0.1"
                                                    : "127.0.0.1");
     if (pipe(fds))

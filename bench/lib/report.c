@@ -24,9 +24,12 @@ static unsigned result_count;
 void bench_parse(int argc, char **argv, const char *what, bench_options *options)
 {
     static const struct option longs[] = {
-        {"transport", required_argument, NULL, 't'}, {"mapping", required_argument, NULL, 'm'},
-        {"scale", required_argument, NULL, 's'},     {"output", required_argument, NULL, 'o'},
-        {"help", no_argument, NULL, 'h'},            {NULL, 0, NULL, 0},
+        {"transport", required_argument, NULL, 't'},
+        {"mapping", required_argument, NULL, 'm'},
+        {"scale", required_argument, NULL, 's'},
+        {"output", required_argument, NULL, 'o'},
+        {"help", no_argument, NULL, 'h'},
+        {NULL, 0, NULL, 0},
     };
     *options = (bench_options){.transport = "shm", .mapping = "frames", .scale = 1};
     int c;
@@ -109,9 +112,9 @@ void bench_print(const bench_options *options, const char *name)
     for (unsigned i = 0; i < result_count; i++)
         json_array_append_new(list, json_pack("{s:s, s:f, s:s}", "name", results[i].name, "value",
                                               results[i].value, "unit", results[i].unit));
-    json_t *all = json_pack("{s:s, s:{s:s, s:i, s:s}, s:o}", "bench", name, "machine", "cpu", model,
-                            "cpus", (int)sysconf(_SC_NPROCESSORS_ONLN), "kernel", uts.release,
-                            "results", list);
+    json_t *all =
+        json_pack("{s:s, s:{s:s, s:i, s:s}, s:o}", "bench", name, "machine", "cpu", model, "cpus",
+                  (int)sysconf(_SC_NPROCESSORS_ONLN), "kernel", uts.release, "results", list);
     if (!all || json_dumpf(all, stdout, JSON_INDENT(2))) {
         fprintf(stderr, "bench: writing the results failed\n");
         exit(1);

@@ -15,7 +15,8 @@ static int parse_host_port(const char *text, const char *rest, fp_uri *uri)
 {
     const char *colon = strrchr(rest, ':');
     if (!colon || colon == rest)
-        return fp_error(FARPOOL_E_INVAL, "address '%s': expected %s://HOST:PORT", text, uri->scheme);
+        return fp_error(FARPOOL_E_INVAL, "address '%s': expected %s://HOST:PORT", text,
+                        uri->scheme);
     char *end;
     unsigned long port = strtoul(colon + 1, &end, 10);
     if (end == colon + 1 || *end || port > 65535 || colon[1] == '-' || colon[1] == '+')

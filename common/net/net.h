@@ -164,7 +164,7 @@ void fp_net_listener_close(fp_listener *listener);
 /* Connects and waits for the handshake, at most connect_timeout_ms. Nobody answers: E_NODE. The peer
  * is no farpool of this transport version: E_PROTO. */
 int fp_net_connect(fp_poller *poller, const char *uri, fp_conn **conn) FARPOOL_MUST_CHECK;
-void fp_net_conn_close(fp_conn *conn); /* N6 */
+void fp_net_conn_close(fp_conn *conn);               /* N6 */
 const char *fp_net_conn_peer(const fp_conn *conn);   /* the peer's address, for messages */
 const char *fp_net_conn_reason(const fp_conn *conn); /* why it broke, in words; "" before that */
 /* One pointer of the user's per connection. */

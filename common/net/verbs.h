@@ -9,10 +9,11 @@
 #include "common/net/net.h"
 
 enum {
-    FP_VERBS_RECVS = 32,       /* receive buffers per connection */
-    FP_VERBS_SENDS = 16,       /* copies of messages in flight are made in blocks of so many */
+    FP_VERBS_RECVS = 32, /* receive buffers per connection */
+    FP_VERBS_SENDS = 16, /* copies of messages in flight are made in blocks of so many */
     FP_VERBS_SEND_BLOCKS = FP_NET_DEPTH_MAX / FP_VERBS_SENDS,
-    FP_VERBS_CQ_ENTRIES = 4096, /* to begin with; grows with the connections, for it must not overflow */
+    FP_VERBS_CQ_ENTRIES =
+        4096, /* to begin with; grows with the connections, for it must not overflow */
     FP_VERBS_CQ_PER_CONN = FP_VERBS_RECVS + FP_NET_DEPTH_MAX,
     FP_VERBS_CONNS_MAX = 4096, /* of one poller; bits in wr_id */
     FP_VERBS_SIGNAL_EVERY = 16,
@@ -52,10 +53,10 @@ typedef struct fp_verbs_conn {
     struct rdma_cm_id *id;
     struct ibv_qp *qp;
     enum fp_verbs_cm cm;
-    bool resolved;      /* CONNECTING: the current step of resolving is done */
-    int cm_error;       /* CONNECTING: FARPOOL_E_*, the sentence is in base.reason */
-    bool announced;     /* ACCEPTING: FP_NET_ACCEPTED is among the poller's events or was delivered */
-    bool delivered;     /* it was delivered: the connection is the receiver's to close */
+    bool resolved;  /* CONNECTING: the current step of resolving is done */
+    int cm_error;   /* CONNECTING: FARPOOL_E_*, the sentence is in base.reason */
+    bool announced; /* ACCEPTING: FP_NET_ACCEPTED is among the poller's events or was delivered */
+    bool delivered; /* it was delivered: the connection is the receiver's to close */
     fp_listener *listener;
     uint32_t slot, generation; /* in poller->conns; both are in each wr_id */
     fp_verbs_pending pending[FP_NET_DEPTH_MAX];
@@ -79,18 +80,18 @@ typedef struct fp_verbs_poller {
     struct ibv_comp_channel *completions;
     struct ibv_cq *cq;
     int epoll_fd;
-    bool fd_given;                /* to somebody who may wait for it */
-    bool armed;                   /* the next completion makes `completions` readable */
-    unsigned looks;               /* at the CQ since the last look at the channel */
-    fp_verbs_conn **conns;        /* by slot */
-    uint32_t conn_count;          /* slots in use are below */
+    bool fd_given;         /* to somebody who may wait for it */
+    bool armed;            /* the next completion makes `completions` readable */
+    unsigned looks;        /* at the CQ since the last look at the channel */
+    fp_verbs_conn **conns; /* by slot */
+    uint32_t conn_count;   /* slots in use are below */
     uint32_t next_generation;
-    fp_net_event *events;         /* a ring of what was not delivered yet */
+    fp_net_event *events; /* a ring of what was not delivered yet */
     size_t event_first, event_count, event_room;
     struct { /* receive buffers lent out with the last poll's events */
         fp_verbs_conn *conn;
         unsigned buffer;
-    } *lent;
+    } * lent;
     size_t lent_count, lent_room;
 } fp_verbs_poller;
 
@@ -98,7 +99,7 @@ typedef struct fp_verbs_poller {
 enum fp_verbs_kind { FP_VERBS_SEND_WR = 0, FP_VERBS_RECV_WR = 1 };
 #define FP_VERBS_WR_ID(kind, conn, number)                                                         \
     ((uint64_t)(kind) << 63 | (uint64_t)(conn)->slot << 48 |                                       \
-     ((uint64_t)(conn)->generation & 0xFFFF) << 32 | ((uint64_t)(number) & 0xFFFFFFFF))
+     ((uint64_t)(conn)->generation & 0xFFFF) << 32 | ((uint64_t)(number)&0xFFFFFFFF))
 
 /* verbs.c */
 

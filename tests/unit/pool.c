@@ -118,7 +118,8 @@ static void prefetch_brings_pages(fixture *f)
     assert_true(stats.prefetched > PAGES / 2);
     farpool_pid nonsense[] = {FARPOOL_PID_NONE, 1u << 20, pids[0]};
     farpool_prefetch(f->part, nonsense, 3);
-    farpool_prefetch(f->part, pids, PAGES); /* more than can be in flight; left for close to take in */
+    farpool_prefetch(f->part, pids,
+                     PAGES); /* more than can be in flight; left for close to take in */
 }
 
 static void optimistic_reads_notice(fixture *f)
