@@ -42,7 +42,7 @@ typedef struct candidate {
 /* The page that the frame table names, if its partition is still open. Partitions_lock is read-held. */
 static bool page_in_frame(farpool_pool *pool, uint64_t frame, candidate *page)
 {
-    uint64_t owner = atomic_load_explicit(&pool->owners[frame], memory_order_relaxed);
+    uint64_t owner = atomic_load_explicit(&pool->frame_table[frame].owner, memory_order_relaxed);
     if (!owner)
         return false;
     page->partition = pool->partitions[(owner >> 48) - 1];
@@ -85,7 +85,7 @@ static fp_io *start_write(fp_thread *thread, const candidate *page, int *error)
 {
     farpool_pool *pool = thread->pool;
     unsigned order = fp_word_order(fp_word_load(page->entry));
-    uint32_t frame = atomic_load_explicit(&page->entry->frame, memory_order_relaxed);
+    uint32_t frame = atomic_load_explicit(&page->entry->frame_or_crc, memory_order_relaxed);
     void *source;
     int rc = pool->mapping->write_source(page->partition, page->pid, order, frame, &source);
     if (rc) {
@@ -119,6 +119,7 @@ static void write_back(fp_thread *thread, const candidate *pages, unsigned count
         if (ios[i]->status) {
             *error = ios[i]->status;
         } else {
+            pool->frame_table[ios[i]->frame].crc = ios[i]->crc;
             atomic_fetch_and_explicit(&entry->word, ~FP_WORD_DIRTY, memory_order_relaxed); /* W4 */
             fp_count(&thread->count.written_back, 1);
             fp_count(&thread->count.bytes_written,
@@ -143,16 +144,18 @@ static unsigned drop(fp_thread *thread, const candidate *pages, unsigned count, 
             .partition = pages[i].partition,
             .pid = pages[i].pid,
             .order = fp_word_order(word),
-            .frame = atomic_load_explicit(&pages[i].entry->frame, memory_order_relaxed),
+            .frame = atomic_load_explicit(&pages[i].entry->frame_or_crc, memory_order_relaxed),
         };
     }
     if (!n)
         return 0;
     pool->mapping->drop(pool, dropped, n);
     for (unsigned i = 0; i < n; i++) {
-        atomic_store_explicit(&pool->owners[dropped[i].frame], 0, memory_order_relaxed);
-        fp_entry_leave(&dropped[i].partition->entries[dropped[i].pid],
-                       discard ? FP_FREE : FP_EVICTED, 0, discard ? FP_WORD_DIRTY : 0);
+        fp_frame *frame = &pool->frame_table[dropped[i].frame];
+        fp_entry *entry = &dropped[i].partition->entries[dropped[i].pid];
+        atomic_store_explicit(&frame->owner, 0, memory_order_relaxed);
+        atomic_store_explicit(&entry->frame_or_crc, frame->crc, memory_order_release); /* W7 */
+        fp_entry_leave(entry, discard ? FP_FREE : FP_EVICTED, 0, discard ? FP_WORD_DIRTY : 0);
         fp_frames_put(thread, dropped[i].frame, dropped[i].order);
         frames += 1u << dropped[i].order;
     }
@@ -246,7 +249,7 @@ int fp_evict_partition(fp_thread *thread, farpool_partition *partition)
             continue;
         /* Another thread's eviction may hold it for a moment; a fixed page stays. */
         unsigned tries = 0;
-        while (atomic_load_explicit(&pool->owners[f], memory_order_relaxed) ==
+        while (atomic_load_explicit(&pool->frame_table[f].owner, memory_order_relaxed) ==
                    fp_owner(partition, page.pid) &&
                !drop(thread, &page, 1, true)) {
             if (++tries == CLOSE_TRIES)

@@ -4,9 +4,8 @@
  * fetches it and the others wait in the parking lot.
  *
  *   1. a frame        from the thread's own stock, or by evicting a batch (evict.c)
- *   2. the READ       slot header and page in one scattered READ from the page's slot, straight into
- *                     the frame (or into staging, mapping vm)
- *   3. the arrival    header and checksum verified, page made readable, frame noted
+ *   2. the READ       of the page from its slot, straight into the frame (or into staging, mapping vm)
+ *   3. the arrival    checksum compared with the entry's (W7), page made readable, frame noted
  *
  * If any of these fails, the frame goes back, the entry becomes EVICTED again, and the caller gets the
  * error; those who waited find the page evicted and try for themselves.
@@ -72,8 +71,7 @@ static int fetch(fp_thread *thread, farpool_partition *partition, farpool_pid pi
         abandon(thread, io, &partition->entries[pid]);
         return rc;
     }
-    fp_count(&thread->count.bytes_read,
-             FP_SLOT_HEADER_BYTES + ((uint64_t)FARPOOL_UNIT_BYTES << io->order));
+    fp_count(&thread->count.bytes_read, (uint64_t)FARPOOL_UNIT_BYTES << io->order);
     fp_io_put(thread, io);
     return 0;
 }

@@ -69,10 +69,9 @@ void fp_io_put(fp_thread *thread, fp_io *io)
     thread->free_ios[thread->free_io_count++] = io;
 }
 
-static uint32_t checksum(const fp_io *io)
+static uint32_t page_crc(const fp_io *io)
 {
-    uint32_t crc = fp_crc32c(0, io->page, (size_t)FARPOOL_UNIT_BYTES << io->order);
-    return fp_crc32c(crc, io->header, offsetof(fp_slot_header, crc));
+    return fp_crc32c(0, io->page, (size_t)FARPOOL_UNIT_BYTES << io->order);
 }
 
 void fp_io_seal(fp_io *io)
@@ -84,38 +83,34 @@ void fp_io_seal(fp_io *io)
         .epoch = io->partition->epoch,
         .order = io->order,
     };
-    io->header->crc = checksum(io);
+    io->crc = page_crc(io);
+    io->header->crc = fp_crc32c(io->crc, io->header, offsetof(fp_slot_header, crc));
 }
 
-static int verify(const fp_io *io)
+static __attribute__((cold)) int corrupt(const fp_io *io, uint32_t crc, uint32_t expected)
 {
-    const fp_slot_header *header = io->header;
-    const char *what = NULL;
-    if (header->magic != FP_SLOT_MAGIC)
-        what = "no page was ever written there";
-    else if (header->partition != io->partition->id || header->pid != io->pid)
-        what = "the slot holds another page";
-    else if (header->epoch != io->partition->epoch)
-        what = "the slot was written under another epoch";
-    else if (header->order != io->order)
-        what = "the slot holds a page of another size";
-    else if (header->crc != checksum(io))
-        what = "its checksum does not match";
-    if (!what)
-        return 0;
-    uint32_t slot =
-        atomic_load_explicit(&io->partition->entries[io->pid].slot, memory_order_relaxed);
-    const fp_extent *extent = &io->partition->extents[slot >> io->partition->extent_shift];
-    return fp_error(FARPOOL_E_CORRUPT, "page %llu of partition %llu, slot %u on memory node %s: %s",
-                    (unsigned long long)io->pid, (unsigned long long)io->partition->id, slot,
-                    io->partition->pool->nodes[extent->node].uri, what);
+    const farpool_partition *partition = io->partition;
+    uint32_t slot = atomic_load_explicit(&partition->entries[io->pid].slot, memory_order_relaxed);
+    const fp_extent *extent = &partition->extents[slot >> partition->extent_shift];
+    return fp_error(FARPOOL_E_CORRUPT,
+                    "page %llu of partition %llu, slot %u on memory node %s: what came has checksum "
+                    "%08x, what was last written there %08x",
+                    (unsigned long long)io->pid, (unsigned long long)partition->id, slot,
+                    partition->pool->nodes[extent->node].uri, crc, expected);
 }
 
 int fp_io_arrive(fp_io *io)
 {
     farpool_partition *partition = io->partition;
     farpool_pool *pool = partition->pool;
-    int rc = io->status ? io->status : verify(io);
+    fp_entry *entry = &partition->entries[io->pid];
+    uint32_t expected = atomic_load_explicit(&entry->frame_or_crc, memory_order_relaxed);
+    int rc = io->status;
+    if (!rc) {
+        uint32_t crc = page_crc(io);
+        if (__builtin_expect(crc != expected, 0))
+            rc = corrupt(io, crc, expected);
+    }
     if (rc) {
         pool->mapping->unland(pool, io->page, io->order);
         return rc;
@@ -123,9 +118,10 @@ int fp_io_arrive(fp_io *io)
     rc = pool->mapping->install(partition, io->pid, io->order, io->page);
     if (rc)
         return rc;
-    atomic_store_explicit(&partition->entries[io->pid].frame, io->frame, memory_order_relaxed);
-    atomic_store_explicit(&pool->owners[io->frame], fp_owner(partition, io->pid),
-                          memory_order_relaxed);
+    atomic_store_explicit(&entry->frame_or_crc, io->frame, memory_order_release);
+    fp_frame *frame = &pool->frame_table[io->frame];
+    frame->crc = expected;
+    atomic_store_explicit(&frame->owner, fp_owner(partition, io->pid), memory_order_relaxed);
     return 0;
 }
 
@@ -137,8 +133,7 @@ static void finish_prefetch(fp_thread *thread, fp_io *io)
         fp_entry_leave(entry, FP_EVICTED, 0, 0);
     } else {
         fp_count(&thread->count.prefetched, 1);
-        fp_count(&thread->count.bytes_read,
-                 FP_SLOT_HEADER_BYTES + ((uint64_t)FARPOOL_UNIT_BYTES << io->order));
+        fp_count(&thread->count.bytes_read, (uint64_t)FARPOOL_UNIT_BYTES << io->order);
         fp_entry_leave(entry, FP_UNLOCKED, 0, 0);
     }
     fp_io_put(thread, io);

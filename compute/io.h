@@ -12,10 +12,10 @@ fp_io *fp_io_take(fp_thread *thread, enum fp_io_kind kind, farpool_partition *pa
                   farpool_pid pid, unsigned order, uint32_t frame);
 void fp_io_put(fp_thread *thread, fp_io *io);
 
-/* Before a WRITE: the slot header, with the checksum of the page as it is now. */
+/* Before a WRITE: the slot header and io.crc, of the page as it is now. */
 void fp_io_seal(fp_io *io);
 
-/* After a READ: checks header and checksum, makes the page readable at its address, and records its
+/* After a READ: checks the checksum, makes the page readable at its address, and records its
  * frame. The entry stays latched exclusively. On error the frame holds nothing; the landing place is
  * given back in any case. */
 int fp_io_arrive(fp_io *io) FARPOOL_MUST_CHECK;

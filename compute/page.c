@@ -113,6 +113,13 @@ unsigned farpool_page_order(farpool_partition *partition, farpool_pid pid)
 
 /* ---- optimistic reads ------------------------------------------------------------------------ */
 
+/* Whether what fp_page_addr took for the frame was one (W7). */
+static inline bool still_here(fp_entry *entry, uint64_t version)
+{
+    uint64_t word = atomic_load_explicit(&entry->word, memory_order_relaxed);
+    return fp_word_readable(word) && (word & FP_WORD_VERSION) == version;
+}
+
 int farpool_read_begin(farpool_partition *partition, farpool_pid pid, const void **page,
                        uint64_t *version)
 {
@@ -126,6 +133,8 @@ int farpool_read_begin(farpool_partition *partition, farpool_pid pid, const void
         if (__builtin_expect(state >= FP_UNLOCKED && state <= FP_SHARED_MAX, 1)) {
             *page = fp_page_addr(partition, pid, entry);
             *version = word & FP_WORD_VERSION;
+            if (__builtin_expect(!still_here(entry, *version), 0))
+                continue;
             count_hit(partition);
             return 0;
         }
@@ -196,8 +205,9 @@ static int furnish(farpool_partition *partition, farpool_pid pid, unsigned order
     fp_thread_disown(thread);
     if (rc)
         return rc;
-    atomic_store_explicit(&partition->entries[pid].frame, frame, memory_order_relaxed);
-    atomic_store_explicit(&pool->owners[frame], fp_owner(partition, pid), memory_order_relaxed);
+    atomic_store_explicit(&partition->entries[pid].frame_or_crc, frame, memory_order_release);
+    atomic_store_explicit(&pool->frame_table[frame].owner, fp_owner(partition, pid),
+                          memory_order_relaxed);
     return 0;
 }
 
@@ -252,11 +262,11 @@ void farpool_page_free(farpool_partition *partition, farpool_pid pid)
         .partition = partition,
         .pid = pid,
         .order = fp_word_order(word),
-        .frame = atomic_load_explicit(&entry->frame, memory_order_relaxed),
+        .frame = atomic_load_explicit(&entry->frame_or_crc, memory_order_relaxed),
     };
     uint32_t slot = atomic_load_explicit(&entry->slot, memory_order_relaxed);
     pool->mapping->drop(pool, &page, 1);
-    atomic_store_explicit(&pool->owners[page.frame], 0, memory_order_relaxed);
+    atomic_store_explicit(&pool->frame_table[page.frame].owner, 0, memory_order_relaxed);
     fp_units_free(&pool->frames, page.frame, page.order);
     fp_entry_leave(entry, FP_FREE, 0, FP_WORD_DIRTY);
     fp_units_free(&partition->slots, slot, page.order);

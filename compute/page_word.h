@@ -27,7 +27,10 @@
  *   W5  waiters is set by a thread about to sleep (compute/parking.h) in a state that it can't use;
  *       whoever leaves EXCLUSIVE, or makes SHARED to UNLOCKED, clears it and wakes them.
  *   W6  MARKED and UNLOCKED mean the same but to the clock: MARKED was not touched since its last pass.
- *   W7  A page in EVICTED or FREE has no frame. One in EVICTED has its newest copy in its slot.
+ *   W7  A page in EVICTED or FREE has no frame. One in EVICTED has its newest copy in its slot, and
+ *       its entry holds the CRC-32C of that copy where the frame was: so a READ needs no header to
+ *       prove that it brought this very version. An optimistic reader who may have taken the one for
+ *       the other looks at the word again (the release store of the CRC pairs with its acquire).
  *   W8  Only the word of a page's first unit is used.
  */
 #ifndef FP_COMPUTE_PAGE_WORD_H
@@ -56,7 +59,7 @@ enum {
 /* One per unit of address space; 16 bytes, four in a cache line. */
 typedef struct fp_entry {
     _Alignas(16) _Atomic uint64_t word;
-    _Atomic uint32_t frame; /* W1, W7; read without the latch by optimistic readers (relaxed) */
+    _Atomic uint32_t frame_or_crc; /* W1, W7: of a page that is here its frame */
     _Atomic uint32_t slot;  /* W1; slot of the slab, fixed from alloc to free */
 } fp_entry;
 

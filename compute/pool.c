@@ -69,18 +69,18 @@ static int open_tables(farpool_pool *pool)
     int rc = fp_units_open(&pool->frames, pool->frame_count);
     if (rc)
         return rc;
-    rc = fp_mem_open(pool->frame_count * sizeof *pool->owners, FP_MEM_RESERVE, -1,
-                     &pool->owners_mem);
+    rc = fp_mem_open(pool->frame_count * sizeof *pool->frame_table, FP_MEM_RESERVE, -1,
+                     &pool->frame_table_mem);
     if (rc)
         goto err_after_frames;
     rc = fp_mem_open(sizeof(fp_slot_header) * FP_THREADS_MAX * FP_IO_MAX, FP_MEM_RESERVE, -1,
                      &pool->headers);
     if (rc)
-        goto err_after_owners;
-    pool->owners = pool->owners_mem.addr;
+        goto err_after_frame_table;
+    pool->frame_table = pool->frame_table_mem.addr;
     return 0;
-err_after_owners:
-    fp_mem_close(&pool->owners_mem);
+err_after_frame_table:
+    fp_mem_close(&pool->frame_table_mem);
 err_after_frames:
     fp_units_close(&pool->frames);
     return rc;
@@ -89,7 +89,7 @@ err_after_frames:
 static void close_tables(farpool_pool *pool)
 {
     fp_mem_close(&pool->headers);
-    fp_mem_close(&pool->owners_mem);
+    fp_mem_close(&pool->frame_table_mem);
     fp_units_close(&pool->frames);
 }
 

@@ -76,6 +76,7 @@ typedef struct fp_io {
     uint32_t frame;
     farpool_partition *partition;
     farpool_pid pid;
+    uint32_t crc;           /* FP_IO_WRITE: of the page as it is written */
     void *page;             /* in pool.xfer */
     fp_slot_header *header; /* in pool.headers */
     struct fp_io *next;     /* of fp_thread.completed */
@@ -117,22 +118,28 @@ typedef struct fp_thread {
     _Alignas(64) fp_counters count;
 } fp_thread;
 
+/* What the pool knows of a frame. */
+typedef struct fp_frame {
+    _Atomic uint64_t owner; /* fp_owner() of the page in it, 0: none; relaxed, a hint: what counts is the
+                               entry under its latch */
+    uint32_t crc;           /* of the page's copy in its slot, unless it is dirty; guarded by the page's
+                               latch: written under EXCLUSIVE, or under the one SHARED of write-back */
+} fp_frame;
+
 struct fp_mapping_ops;
 
 struct farpool_pool {
     const struct fp_mapping_ops *mapping; /* immutable after open, as all up to "shared" */
     fp_mem xfer;                          /* what the NIC reads and writes: arena or staging */
     uint64_t frame_count;
-    _Atomic uint64_t
-        *owners; /* frame -> fp_owner() of the page in it, 0: none; relaxed, a hint (the
-                                 entry under its latch is the truth) */
+    fp_frame *frame_table;                /* one per frame */
     unsigned batch;
     uint64_t serial;
     pthread_key_t key;
     int uffd, pidfd;    /* vm: userfaultfd; ourselves, for process_madvise */
     bool batch_madvise; /* vm: process_madvise works on ourselves */
     char name[64];
-    fp_mem headers, owners_mem;
+    fp_mem headers, frame_table_mem;
 
     /* shared */
     fp_units frames;                    /* has its own lock */
@@ -162,14 +169,14 @@ static inline void *fp_frame_addr(const farpool_pool *pool, uint32_t frame)
     return (char *)pool->xfer.addr + (uint64_t)frame * FARPOOL_UNIT_BYTES;
 }
 
-/* Where a resident page is. */
+/* Where a resident page is. Without its latch, the word has to be looked at again (W7). */
 static inline void *fp_page_addr(const farpool_partition *partition, farpool_pid pid,
                                  fp_entry *entry)
 {
     if (partition->window)
         return partition->window + pid * FARPOOL_UNIT_BYTES;
     return fp_frame_addr(partition->pool,
-                         atomic_load_explicit(&entry->frame, memory_order_relaxed));
+                         atomic_load_explicit(&entry->frame_or_crc, memory_order_acquire));
 }
 
 static inline void fp_count(_Atomic uint64_t *counter, uint64_t n)

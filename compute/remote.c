@@ -378,9 +378,14 @@ static void make_op(const fp_io *io, const fp_extent *extent, uint32_t slot,
     op->remote_key = extent->key;
     op->remote_addr = extent->addr + unit * FP_SLOT_UNIT_BYTES;
     op->imm = 0;
-    op->sge_count = 2;
-    op->sge[0] = (fp_sge){io->header, FP_SLOT_HEADER_BYTES, transport->header_mr};
-    op->sge[1] = (fp_sge){io->page, FARPOOL_UNIT_BYTES << io->order, transport->xfer_mr};
+    op->sge_count = 0;
+    if (io->kind == FP_IO_WRITE)
+        op->sge[op->sge_count++] =
+            (fp_sge){io->header, FP_SLOT_HEADER_BYTES, transport->header_mr};
+    else /* W7: the owner needs no header, and without it a page is one packet of 4096 bytes */
+        op->remote_addr += FP_SLOT_HEADER_BYTES;
+    op->sge[op->sge_count++] =
+        (fp_sge){io->page, FARPOOL_UNIT_BYTES << io->order, transport->xfer_mr};
 }
 
 void fp_remote_post(fp_thread *thread, fp_io *const *ios, size_t count)

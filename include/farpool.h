@@ -237,7 +237,7 @@ typedef struct farpool_stats {
     uint64_t prefetched;     /* pages fetched by farpool_prefetch */
     uint64_t evictions;      /* pages dropped from the pool */
     uint64_t written_back;   /* dirty pages written to their slots */
-    uint64_t bytes_read;     /* from memory nodes, slot headers included */
+    uint64_t bytes_read;     /* from memory nodes */
     uint64_t bytes_written;  /* to memory nodes, slot headers included */
     uint64_t fault_errors;   /* faults that ended in an error */
     uint64_t restarts;       /* optimistic sections restarted because their page vanished */
