@@ -16,7 +16,6 @@
  */
 #include "compute/fault.h"
 
-#include "common/clock.h"
 #include "common/error.h"
 #include "compute/evict.h"
 #include "compute/frames.h"
@@ -83,14 +82,14 @@ int fp_fault(farpool_partition *partition, farpool_pid pid)
         fp_entry_leave(&partition->entries[pid], FP_EVICTED, 0, 0);
         return FARPOOL_E_BUSY;
     }
-    uint64_t start = fp_now_ns();
+    uint64_t start = fp_latency_begin();
     fp_thread_own(thread);
     int rc = fetch(thread, partition, pid);
     fp_thread_disown(thread);
     if (rc)
         fp_count(&thread->count.fault_errors, 1);
     else
-        fp_latency_add(&thread->count, fp_now_ns() - start);
+        fp_latency_add(&thread->count, fp_latency_end(start));
     return rc;
 }
 

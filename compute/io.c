@@ -92,11 +92,12 @@ static __attribute__((cold)) int corrupt(const fp_io *io, uint32_t crc, uint32_t
     const farpool_partition *partition = io->partition;
     uint32_t slot = atomic_load_explicit(&partition->entries[io->pid].slot, memory_order_relaxed);
     const fp_extent *extent = &partition->extents[slot >> partition->extent_shift];
-    return fp_error(FARPOOL_E_CORRUPT,
-                    "page %llu of partition %llu, slot %u on memory node %s: what came has checksum "
-                    "%08x, what was last written there %08x",
-                    (unsigned long long)io->pid, (unsigned long long)partition->id, slot,
-                    partition->pool->nodes[extent->node].uri, crc, expected);
+    return fp_error(
+        FARPOOL_E_CORRUPT,
+        "page %llu of partition %llu, slot %u on memory node %s: what came has checksum "
+        "%08x, what was last written there %08x",
+        (unsigned long long)io->pid, (unsigned long long)partition->id, slot,
+        partition->pool->nodes[extent->node].uri, crc, expected);
 }
 
 int fp_io_arrive(fp_io *io)

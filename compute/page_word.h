@@ -60,7 +60,7 @@ enum {
 typedef struct fp_entry {
     _Alignas(16) _Atomic uint64_t word;
     _Atomic uint32_t frame_or_crc; /* W1, W7: of a page that is here its frame */
-    _Atomic uint32_t slot;  /* W1; slot of the slab, fixed from alloc to free */
+    _Atomic uint32_t slot;         /* W1; slot of the slab, fixed from alloc to free */
 } fp_entry;
 
 _Static_assert(sizeof(fp_entry) == 16, "entry");

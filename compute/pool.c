@@ -8,6 +8,7 @@
 
 #include "common/error.h"
 #include "common/mem.h"
+#include "compute/latency.h"
 #include "compute/mapping.h"
 #include "compute/remote.h"
 #include "compute/thread.h"
@@ -100,6 +101,7 @@ int farpool_pool_open(const farpool_pool_options *options, farpool_pool **out)
     int rc = check_options(options);
     if (rc)
         return rc;
+    fp_latency_init();
     farpool_pool *pool = aligned_alloc(64, (sizeof *pool + 63) / 64 * 64);
     if (!pool)
         return fp_error(FARPOOL_E_NOMEM, "opening a pool: no memory for its structure");

@@ -120,9 +120,10 @@ typedef struct fp_thread {
 
 /* What the pool knows of a frame. */
 typedef struct fp_frame {
-    _Atomic uint64_t owner; /* fp_owner() of the page in it, 0: none; relaxed, a hint: what counts is the
+    _Atomic uint64_t
+        owner;    /* fp_owner() of the page in it, 0: none; relaxed, a hint: what counts is the
                                entry under its latch */
-    uint32_t crc;           /* of the page's copy in its slot, unless it is dirty; guarded by the page's
+    uint32_t crc; /* of the page's copy in its slot, unless it is dirty; guarded by the page's
                                latch: written under EXCLUSIVE, or under the one SHARED of write-back */
 } fp_frame;
 
@@ -132,7 +133,7 @@ struct farpool_pool {
     const struct fp_mapping_ops *mapping; /* immutable after open, as all up to "shared" */
     fp_mem xfer;                          /* what the NIC reads and writes: arena or staging */
     uint64_t frame_count;
-    fp_frame *frame_table;                /* one per frame */
+    fp_frame *frame_table; /* one per frame */
     unsigned batch;
     uint64_t serial;
     pthread_key_t key;

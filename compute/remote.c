@@ -157,10 +157,11 @@ static void take_event(fp_thread *thread, const fp_net_event *event)
 void fp_remote_poll(fp_thread *thread, int timeout_ms)
 {
     fp_net_event events[EVENTS];
-    unsigned open = 0;
-    for (unsigned i = 0; i < FP_TRANSPORTS_MAX; i++)
+    unsigned count = atomic_load_explicit(&thread->pool->transport_count, memory_order_acquire),
+             open = 0;
+    for (unsigned i = 0; i < count; i++)
         open += thread->pollers[i] != NULL;
-    for (unsigned i = 0; i < FP_TRANSPORTS_MAX; i++) {
+    for (unsigned i = 0; i < count; i++) {
         if (!thread->pollers[i])
             continue;
         /* With several transports none may keep the others waiting. */
@@ -380,8 +381,7 @@ static void make_op(const fp_io *io, const fp_extent *extent, uint32_t slot,
     op->imm = 0;
     op->sge_count = 0;
     if (io->kind == FP_IO_WRITE)
-        op->sge[op->sge_count++] =
-            (fp_sge){io->header, FP_SLOT_HEADER_BYTES, transport->header_mr};
+        op->sge[op->sge_count++] = (fp_sge){io->header, FP_SLOT_HEADER_BYTES, transport->header_mr};
     else /* W7: the owner needs no header, and without it a page is one packet of 4096 bytes */
         op->remote_addr += FP_SLOT_HEADER_BYTES;
     op->sge[op->sge_count++] =
