@@ -111,6 +111,19 @@ FP_RACY static int fp_btree_compare(const fp_btree_node *node, uint64_t slot, co
     return c ? c : there < len ? -1 : there > len;
 }
 
+/* Binary search among the n slots from *low for the first that is not below the bound, without a branch that
+ * depends on a comparison, until at most `enough` are left; returns how many. */
+FP_RACY static unsigned fp_btree_narrow(const fp_btree_node *node, uint64_t bound, unsigned n,
+                                        unsigned enough, unsigned *low)
+{
+    while (n > enough) {
+        unsigned half = (n + 1) / 2;
+        *low += fp_racy_u64(&node->slots[*low + half - 1]) < bound ? half : 0;
+        n -= half;
+    }
+    return n;
+}
+
 /* The number of slots with keys below the one given; *equal: the next one is the key. */
 FP_RACY static unsigned fp_btree_search(const fp_btree_node *node, farpool_slice key, bool *equal)
 {
@@ -123,14 +136,19 @@ FP_RACY static unsigned fp_btree_search(const fp_btree_node *node, farpool_slice
     uint64_t bound = (uint64_t)head << 32;
     unsigned low = 0;
     *equal = false;
-    if (count > 64) /* where the first steps lead, at once instead of one after the other */
+    unsigned n = count;
+    if (count > 64) {
+        /* Of a large node, where the first steps lead, at once instead of one after the other; */
         for (unsigned i = 1; i < 8; i++)
             __builtin_prefetch(&node->slots[count * i / 8]);
-    for (unsigned n = count; n > 0;) { /* no branch that depends on the comparison */
-        unsigned half = (n + 1) / 2;
-        low += fp_racy_u64(&node->slots[low + half - 1]) < bound ? half : 0;
-        n -= half;
+        n = fp_btree_narrow(node, bound, n, 32, &low);
+        /* and the records among which the last ones choose: neighbours here often are there, too. */
+        const uint8_t *record =
+            (const uint8_t *)node + fp_btree_slot_offset(fp_racy_u64(&node->slots[low + n / 2]));
+        for (int line = -2; line <= 2; line++)
+            __builtin_prefetch(record + 64 * line);
     }
+    fp_btree_narrow(node, bound, n, 0, &low);
     for (unsigned high = count, mid = low; low < high; mid = (low + high) / 2) {
         uint64_t slot = fp_racy_u64(&node->slots[mid]);
         const uint8_t *record = (const uint8_t *)node + fp_btree_slot_offset(slot);
