@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "bench/lib/node.h"
+#include "bench/lib/perftest.h"
 #include "common/clock.h"
 #include "common/crc.h"
 #include "common/mem.h"
@@ -300,6 +301,8 @@ int main(int argc, char **argv)
               "pool.metadata_bytes_per_page");
     bench_pool_close(pool, partition);
     bench_node_stop(&node);
+    if (!strcmp(options.transport, "verbs"))
+        bench_perftest(node.uri);
     free(pids);
     bench_print(&options, "fault");
     return 0;
