@@ -100,12 +100,24 @@ static void vm_pool_close(farpool_pool *pool)
     fp_mem_close(&pool->xfer);
 }
 
+/* Never locked, nor filled by the kernel, also where the host program has called mlockall(MCL_FUTURE). */
+static void *map_window(size_t len)
+{
+    void *window = mmap(NULL, len, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (window == MAP_FAILED)
+        return NULL;
+    if (munlock(window, len) || mprotect(window, len, PROT_READ | PROT_WRITE)) {
+        munmap(window, len);
+        return NULL;
+    }
+    return window;
+}
+
 static int vm_partition_open(farpool_partition *partition)
 {
     size_t len = partition->units * FARPOOL_UNIT_BYTES;
-    void *window =
-        mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (window == MAP_FAILED)
+    void *window = map_window(len);
+    if (!window)
         return fp_error_sys("reserving %zu bytes of address space for partition %llu", len,
                             (unsigned long long)partition->id);
     madvise(window, len, MADV_NOHUGEPAGE); /* pages come and go one by one */
@@ -204,13 +216,21 @@ static int vm_write_source(farpool_partition *partition, farpool_pid pid, unsign
     return 0;
 }
 
+static void drop_run(void *start, size_t len)
+{
+    if (madvise(start, len, MADV_DONTNEED) == 0)
+        return;
+    munlock(start, len); /* the host program has called mlockall(MCL_CURRENT) */
+    FP_ASSERT(madvise(start, len, MADV_DONTNEED) == 0);
+}
+
 /* The kernel stops early at a hole and returns what it did; then the first piece is dropped alone. */
 static void drop_batch(int pidfd, struct iovec *iov, size_t count)
 {
     while (count) {
         ssize_t n = syscall(SYS_process_madvise, pidfd, iov, count, MADV_DONTNEED, 0);
         if (n <= 0) {
-            FP_ASSERT(madvise(iov->iov_base, iov->iov_len, MADV_DONTNEED) == 0);
+            drop_run(iov->iov_base, iov->iov_len);
             n = (ssize_t)iov->iov_len;
         }
         while (count && (size_t)n >= iov->iov_len) {
@@ -240,7 +260,7 @@ static void drop_runs(struct iovec *iov, size_t count)
         size_t len = iov[i].iov_len;
         for (i++; i < count && iov[i].iov_base == start + len; i++)
             len += iov[i].iov_len;
-        FP_ASSERT(madvise(start, len, MADV_DONTNEED) == 0);
+        drop_run(start, len);
     }
 }
 

@@ -9,6 +9,7 @@
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include <cmocka.h>
 
@@ -243,6 +244,26 @@ static void epochs_fence(fixture *f)
     assert_int_equal(farpool_pool_close(other), 0);
 }
 
+static void pages_come_back_locked(fixture *f)
+{
+    assert_int_equal(mlockall(MCL_CURRENT), 0);
+    pages_come_back(f);
+}
+
+/* A host program that locks its memory, before the pool is opened or after. */
+static void locked_memory_vm(void **state)
+{
+    (void)state;
+    if (mlockall(MCL_FUTURE)) {
+        print_message("mlockall is not allowed here (ulimit -l)\n");
+        skip();
+    }
+    with_pool(FARPOOL_MAPPING_VM, pages_come_back);
+    munlockall();
+    with_pool(FARPOOL_MAPPING_VM, pages_come_back_locked);
+    munlockall();
+}
+
 #define BOTH(test)                                                                                 \
     static void test##_frames(void **state)                                                        \
     {                                                                                              \
@@ -266,6 +287,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(pages_come_back_frames),
         cmocka_unit_test(pages_come_back_vm),
+        cmocka_unit_test(locked_memory_vm),
         cmocka_unit_test(prefetch_brings_pages_frames),
         cmocka_unit_test(prefetch_brings_pages_vm),
         cmocka_unit_test(optimistic_reads_notice_frames),
