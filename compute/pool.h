@@ -33,10 +33,9 @@ typedef struct fp_transport {
 /* A memory node as the pool knows it. Immutable after it was added, but for down_until_ns. */
 typedef struct fp_node {
     char uri[FP_NET_URI_MAX];
-    char name[FP_WIRE_TEXT_MAX + 1];
     unsigned transport;
-    uint64_t boot_id;               /* 0 until the first HELLO; guarded by pool.lock */
-    _Atomic uint64_t down_until_ns; /* atomic, relaxed: don't try to connect again before that */
+    /* atomic, relaxed: don't try to connect again before that; 0: it was there the last time */
+    _Atomic uint64_t down_until_ns;
 } fp_node;
 
 typedef struct fp_extent {
@@ -62,6 +61,7 @@ struct farpool_partition {
     unsigned order_max;
     unsigned nodes[16]; /* indexes in pool.nodes */
     unsigned node_count;
+    uint64_t boots[FP_NODES_MAX]; /* by index in pool.nodes: its boot id when it granted the slab */
     fp_mem entries_mem;
 };
 
@@ -100,6 +100,7 @@ typedef struct fp_thread {
     _Atomic uint32_t busy;
     fp_poller *pollers[FP_TRANSPORTS_MAX];
     fp_conn *conns[FP_NODES_MAX];
+    uint64_t boots[FP_NODES_MAX]; /* boot id of the node at the other end of conns[] */
     struct {
         uint64_t serial; /* of the partition */
         uint32_t nodes;  /* bit n: its slab on node n may be used on conns[n] */

@@ -5,9 +5,10 @@
  * each partition an ATTACH, after which the node lets the connection use the slab's extents.
  *
  * When a connection breaks, its transfers complete with an error. It is closed, and the thread's next
- * transfer to that node connects again, though for RETRY_AFTER_NS after a failed attempt nobody tries,
- * so that a dead node costs each fault nothing but its error. A node that has restarted has another boot
- * id and has lost its pages: that is said, and stays an error.
+ * transfer to that node connects again. After a failed attempt one thread at a time tries, RETRY_AFTER_NS
+ * after the last one at the earliest, so that a dead node costs each fault nothing but its error. A node
+ * that has restarted has another boot id than when it granted the slab and has lost its pages: that is
+ * said, and stays an error for that partition.
  */
 #include "compute/remote.h"
 
@@ -215,20 +216,23 @@ static int say_hello(fp_thread *thread, fp_node *node, fp_conn *conn, unsigned t
     msg->type = FP_MSG_HELLO;
     snprintf(msg->text, sizeof msg->text, "%s", thread->pool->name);
     int rc = request(thread, conn, timeout_ms, msg, FP_MSG_HELLO_OK);
-    if (!rc) {
-        pthread_mutex_lock(&thread->pool->lock);
-        if (!node->boot_id) {
-            node->boot_id = msg->boot_id;
-            snprintf(node->name, sizeof node->name, "%s", msg->text);
-        } else if (node->boot_id != msg->boot_id) {
-            rc = fp_error(FARPOOL_E_NODE,
-                          "memory node %s at %s was restarted and has lost the pages it held",
-                          msg->text, node->uri);
-        }
-        pthread_mutex_unlock(&thread->pool->lock);
-    }
+    if (!rc)
+        thread->boots[node - thread->pool->nodes] = msg->boot_id;
     free(msg);
     return rc;
+}
+
+/* Whether this thread may try to connect now. While a node is down nobody else does until it is done. */
+static bool may_connect(fp_node *node, unsigned timeout_ms)
+{
+    uint64_t now = fp_now_ns();
+    uint64_t until = atomic_load_explicit(&node->down_until_ns, memory_order_relaxed);
+    if (!until)
+        return true;                                   /* it was there the last time */
+    uint64_t mine = now + 2 * timeout_ms * 1000000ull; /* to connect, and for HELLO */
+    return now >= until &&
+           atomic_compare_exchange_strong_explicit(&node->down_until_ns, &until, mine,
+                                                   memory_order_relaxed, memory_order_relaxed);
 }
 
 static int connect_node(fp_thread *thread, unsigned index, unsigned timeout_ms)
@@ -236,25 +240,23 @@ static int connect_node(fp_thread *thread, unsigned index, unsigned timeout_ms)
     farpool_pool *pool = thread->pool;
     fp_node *node = &pool->nodes[index];
     fp_transport *transport = &pool->transports[node->transport];
-    if (fp_now_ns() < atomic_load_explicit(&node->down_until_ns, memory_order_relaxed))
+    if (!may_connect(node, timeout_ms))
         return fp_error(FARPOOL_E_NODE, "memory node %s cannot be reached; trying again soon",
                         node->uri);
     int rc = 0;
     if (!thread->pollers[node->transport])
         rc = fp_net_poller_open(transport->net, &thread->pollers[node->transport]);
-    if (rc)
-        return rc;
     fp_conn *conn;
-    rc = fp_net_connect(thread->pollers[node->transport], node->uri, &conn);
+    if (!rc)
+        rc = fp_net_connect(thread->pollers[node->transport], node->uri, &conn);
     if (!rc) {
         thread->conns[index] = conn;
         rc = say_hello(thread, node, conn, timeout_ms);
         if (rc && thread->conns[index]) /* not closed by an event meanwhile */
             close_conn(thread, conn);
     }
-    if (rc)
-        atomic_store_explicit(&node->down_until_ns, fp_now_ns() + RETRY_AFTER_NS,
-                              memory_order_relaxed);
+    atomic_store_explicit(&node->down_until_ns, rc ? fp_now_ns() + RETRY_AFTER_NS : 0,
+                          memory_order_relaxed);
     return rc;
 }
 
@@ -305,6 +307,12 @@ static int attach(fp_thread *thread, farpool_partition *partition, unsigned node
     }
     if (type == FP_MSG_ATTACH && (thread->attached[partition->index].nodes >> node & 1))
         return 0;
+    if (type == FP_MSG_GRANT)
+        partition->boots[node] = thread->boots[node];
+    else if (partition->boots[node] != thread->boots[node])
+        return fp_error(FARPOOL_E_NODE,
+                        "memory node %s was restarted and has lost the pages it held",
+                        partition->pool->nodes[node].uri);
     msg->type = type;
     msg->bytes = bytes;
     return walk_extents(thread, partition, node, msg, extents);

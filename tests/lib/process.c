@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tests/lib/process.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "farpool.h"
+
+void test_process_fail(const char *file, int line, const char *what)
+{
+    fprintf(stderr, "%s:%d: %s is false (%s)\n", file, line, what, farpool_errmsg());
+    exit(1);
+}
+
+static void choose_address(const char *scheme, char *listen, size_t size)
+{
+    static unsigned number;
+    if (!strcmp(scheme, "shm"))
+        snprintf(listen, size, "shm:///tmp/farpool-process-%d-%u.sock", (int)getpid(), ++number);
+    else
+        snprintf(listen, size, "%s://%s:0", scheme,
+                 !strcmp(scheme, "verbs") ? "10.77.0.1" : "127.0.0.1");
+}
+
+void test_process_start(test_process *process, const char *uri, unsigned memory_kib)
+{
+    char path[4096], listen[256], memory[32], fd[16], line[1024] = "";
+    const char *build = getenv("FARPOOL_BUILD");
+    int fds[2];
+    REQUIRE(pipe(fds) == 0);
+    snprintf(path, sizeof path, "%s/farpool-memnode", build ? build : "build");
+    if (strstr(uri, "://"))
+        snprintf(listen, sizeof listen, "%s", uri);
+    else
+        choose_address(uri, listen, sizeof listen);
+    snprintf(memory, sizeof memory, "%uk", memory_kib);
+    snprintf(fd, sizeof fd, "%d", fds[1]);
+    process->pid = fork();
+    REQUIRE(process->pid >= 0);
+    if (!process->pid) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        execl(path, path, "--listen", listen, "--memory", memory, "--ready-fd", fd, "--log-level",
+              "error", (char *)NULL);
+        perror(path);
+        _exit(127);
+    }
+    close(fds[1]);
+    FILE *ready = fdopen(fds[0], "r");
+    REQUIRE(ready && fgets(line, sizeof line, ready));
+    fclose(ready);
+    const char *list = strstr(line, "\"listen\"");
+    const char *bound = list ? strstr(list, "://") : NULL;
+    REQUIRE(bound);
+    while (bound[-1] != '"')
+        bound--;
+    snprintf(process->uri, sizeof process->uri, "%.*s", (int)strcspn(bound, "\""), bound);
+}
+
+int test_process_end(test_process *process, int signal)
+{
+    int status;
+    REQUIRE(kill(process->pid, signal) == 0);
+    REQUIRE(waitpid(process->pid, &status, 0) == process->pid);
+    return status;
+}
