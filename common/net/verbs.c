@@ -27,6 +27,7 @@
 #include "common/error.h"
 
 enum { SPIN_NS = 200000, CQ_BATCH = 32, LOOKS_PER_CM = 4096 };
+#define REFUSED "the peer refused this access: wrong key or range, or it was fenced"
 
 /* ---- device and memory ----------------------------------------------------------------------- */
 
@@ -244,32 +245,38 @@ void fp_verbs_complete(fp_verbs_conn *conn, uint64_t upto, int status)
     }
 }
 
-static int code_of(enum ibv_wc_status status)
-{
-    switch (status) {
-    case IBV_WC_REM_ACCESS_ERR:
-    case IBV_WC_REM_INV_REQ_ERR:
-    case IBV_WC_REM_OP_ERR:
-        return FARPOOL_E_ACCESS;
-    default:
-        return FARPOOL_E_NODE;
+/* What a failed completion means to the user. */
+static const struct failure {
+    enum ibv_wc_status status;
+    int code;
+    const char *name, *advice;
+} failures[] = {
+#define FAILURE(name, code, advice)                                                                \
+    {                                                                                              \
+        IBV_WC_##name##_ERR, code, #name, advice                                                   \
     }
-}
+    FAILURE(RETRY_EXC, FARPOOL_E_NODE, "the peer does not answer: is it alive and the network up?"),
+    FAILURE(RNR_RETRY_EXC, FARPOOL_E_NODE, "the peer does not take messages"),
+    FAILURE(REM_ACCESS, FARPOOL_E_ACCESS, REFUSED),
+    FAILURE(REM_INV_REQ, FARPOOL_E_ACCESS, REFUSED),
+    FAILURE(REM_OP, FARPOOL_E_ACCESS, REFUSED),
+    FAILURE(LOC_QP_OP, FARPOOL_E_NODE, "the device could not send: is this side's network up?"),
+    FAILURE(WR_FLUSH, FARPOOL_E_NODE, "the connection was cut off"),
+#undef FAILURE
+};
 
-static const char *advice(enum ibv_wc_status status)
+static void break_by(fp_verbs_conn *conn, enum ibv_wc_status status)
 {
-    switch (status) {
-    case IBV_WC_RETRY_EXC_ERR:
-        return "the peer does not answer: is it alive and the network up?";
-    case IBV_WC_RNR_RETRY_EXC_ERR:
-        return "the peer does not take messages";
-    case IBV_WC_REM_ACCESS_ERR:
-    case IBV_WC_REM_INV_REQ_ERR:
-    case IBV_WC_REM_OP_ERR:
-        return "the peer refused this access: wrong key or range, or it was fenced";
-    default:
-        return "the connection was cut off";
+    for (size_t i = 0; i < sizeof failures / sizeof failures[0]; i++) {
+        const struct failure *failure = &failures[i];
+        if (failure->status != status)
+            continue;
+        fp_verbs_break(conn, failure->code, "%s (%s: %s)", failure->advice, failure->name,
+                       ibv_wc_status_str(status));
+        return;
     }
+    fp_verbs_break(conn, FARPOOL_E_NODE, "the connection was cut off (%s)",
+                   ibv_wc_status_str(status));
 }
 
 static void take_recv(fp_verbs_conn *conn, const struct ibv_wc *wc)
@@ -313,8 +320,7 @@ static void take_completion(fp_verbs_poller *poller, const struct ibv_wc *wc)
             conn->completed + (uint32_t)((uint32_t)wc->wr_id - (uint32_t)conn->completed);
         fp_verbs_complete(conn, failed, 0);
     }
-    fp_verbs_break(conn, code_of(wc->status), "%s (%s)", advice(wc->status),
-                   ibv_wc_status_str(wc->status));
+    break_by(conn, wc->status);
 }
 
 void fp_verbs_drain_cq(fp_verbs_poller *poller)

@@ -465,13 +465,15 @@ static int connect_steps(fp_verbs_conn *conn, struct sockaddr *addr)
     rdma_set_option(conn->id, RDMA_OPTION_ID, RDMA_OPTION_ID_ACK_TIMEOUT, &net->ack_timeout,
                     sizeof net->ack_timeout);
     if (rdma_resolve_addr(conn->id, NULL, addr, timeout_ms))
-        return fp_error(FARPOOL_E_NODE, "%s: no route: %s", conn->base.peer, strerror(errno));
+        return fp_error(FARPOOL_E_NODE, "%s: cannot connect: no route: %s", conn->base.peer,
+                        strerror(errno));
     int rc = await_step(conn, deadline, "resolving the address");
     if (rc)
         return rc;
     conn->resolved = false;
     if (rdma_resolve_route(conn->id, timeout_ms))
-        return fp_error(FARPOOL_E_NODE, "%s: no route: %s", conn->base.peer, strerror(errno));
+        return fp_error(FARPOOL_E_NODE, "%s: cannot connect: no route: %s", conn->base.peer,
+                        strerror(errno));
     rc = await_step(conn, deadline, "resolving the route");
     if (rc)
         return rc;
