@@ -7,7 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include "common/clock.h"
@@ -191,24 +190,6 @@ static void unregister_extent(fp_extents *extents, uint32_t i, unsigned net)
     extents->list[i].mrs[net] = NULL;
 }
 
-/* The usual reason for verbs to refuse memory is the limit on locked memory, which it reports as
- * ENOMEM. */
-static int explain_memlock(const fp_extents *extents, fp_net *net, int rc)
-{
-    struct rlimit limit;
-    uint64_t bytes = extents->count * extents->extent_bytes;
-    if (strcmp(fp_net_scheme(net), "verbs") != 0 || getrlimit(RLIMIT_MEMLOCK, &limit) ||
-        limit.rlim_cur == RLIM_INFINITY || limit.rlim_cur >= bytes)
-        return rc;
-    char why[300];
-    snprintf(why, sizeof why, "%s", farpool_errmsg());
-    return fp_error(rc,
-                    "%s. This process may lock only %" PRIu64 " KiB of memory: raise it with "
-                    "LimitMEMLOCK=infinity (systemd), 'ulimit -l unlimited', or give the program "
-                    "the capability ipc_lock",
-                    why, (uint64_t)limit.rlim_cur >> 10);
-}
-
 int fp_extents_register(fp_extents *extents, fp_net *net, unsigned *index)
 {
     FP_ASSERT(extents->net_count < FP_EXTENT_NETS_MAX);
@@ -220,7 +201,6 @@ int fp_extents_register(fp_extents *extents, fp_net *net, unsigned *index)
     for (uint32_t i = 0; i < extents->count; i++) {
         int rc = register_extent(extents, i, n);
         if (rc) {
-            rc = explain_memlock(extents, net, rc);
             while (i-- > 0)
                 unregister_extent(extents, i, n);
             return rc;

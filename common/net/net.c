@@ -2,12 +2,16 @@
 /* Dispatches to the backends and asserts the contract once, before and after each call. */
 #include "common/net/net.h"
 
+#include <errno.h>
+#include <netdb.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "common/error.h"
+
+enum { ACK_TIMEOUT_MAX = 31 }; /* the field has 5 bits */
 
 static const fp_net_ops *const backends[] = {&fp_net_verbs, &fp_net_tcp, &fp_net_shm, &fp_net_sim};
 
@@ -59,6 +63,23 @@ int fp_uri_parse(const char *text, fp_uri *uri)
     return 0;
 }
 
+int fp_uri_resolve(const fp_uri *uri, int flags, struct addrinfo **list)
+{
+    char port[8];
+    snprintf(port, sizeof port, "%u", uri->port);
+    struct addrinfo hints = {.ai_flags = flags, .ai_socktype = SOCK_STREAM};
+    int error = getaddrinfo(uri->host, port, &hints, list);
+    switch (error) {
+    case 0:
+        return 0;
+    case EAI_MEMORY:
+        return fp_error(FARPOOL_E_NOMEM, "address '%s': no memory for looking it up", uri->text);
+    default:
+        return fp_error(FARPOOL_E_NODE, "address '%s': host '%s' is not known: %s", uri->text,
+                        uri->host, error == EAI_SYSTEM ? strerror(errno) : gai_strerror(error));
+    }
+}
+
 static int parse_for(const char *text, const fp_net_ops *ops, fp_uri *uri)
 {
     int rc = fp_uri_parse(text, uri);
@@ -83,6 +104,9 @@ int fp_net_open(const char *text, const fp_net_options *options, fp_net **net)
         defaults.connect_timeout_ms = 5000;
     if (!defaults.ack_timeout)
         defaults.ack_timeout = 12;
+    if (defaults.ack_timeout > ACK_TIMEOUT_MAX)
+        return fp_error(FARPOOL_E_INVAL, "address '%s': ack_timeout %u must be 1 to %d", text,
+                        defaults.ack_timeout, ACK_TIMEOUT_MAX);
     for (size_t i = 0; i < sizeof backends / sizeof backends[0]; i++) {
         if (strcmp(uri.scheme, backends[i]->scheme) != 0)
             continue;

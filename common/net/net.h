@@ -37,8 +37,9 @@
  *   N10 fp_net_poll with timeout_ms 0 never blocks; posts never block, except connect's handshake,
  *       which happens inside fp_net_connect.
  *   N11 Messages (SEND) up to FP_NET_MESSAGE_MAX bytes arrive whole. Receive buffers are the backend's.
- *       A peer that sends faster than the receiver polls is slowed down or, at the latest after
- *       FP_NET_RECV_DEPTH unreceived messages, may be broken (N5) by backends without flow control.
+ *       A peer that sends faster than the receiver polls is slowed down or, at the earliest after
+ *       FP_NET_RECV_DEPTH unreceived messages, may be broken (N5) by backends without flow control:
+ *       verbs does so (E_NODE) when the receiver has taken nothing for about 2 s.
  *
  * Failing calls set farpool_errmsg() naming the peer. Events carry a code; the words for it are in
  * fp_net_conn_reason(conn), valid until the connection is closed.
@@ -128,14 +129,17 @@ struct fp_sim_world; /* common/net/sim.h */
 
 typedef struct fp_net_options {
     unsigned connect_timeout_ms; /* 0: 5000 */
-    unsigned ack_timeout;        /* verbs: exponent, 4.096 us * 2^n; 0: 12. retry_cnt is 5 */
-    struct fp_sim_world *world;  /* sim: required; node is created in it */
-    const char *node;            /* sim: this node's name */
+    /* verbs: an operation without answer is tried 6 times, 4.096 us * 2^n apart (a NIC may take four times
+     * as long), before it fails. n is 1 to 31; 0: 12, which makes 0.1 to 0.4 s */
+    unsigned ack_timeout;
+    struct fp_sim_world *world; /* sim: required; node is created in it */
+    const char *node;           /* sim: this node's name */
 } fp_net_options;
 
 /* uri: any address of the scheme to be used; verbs takes the device from it (the local device when
- * listening, the route to the peer when connecting). Options may be NULL. Errors: E_INVAL (bad URI,
- * with what is wrong), E_UNSUPPORTED (backend not built or no device), E_SYS, E_NOMEM. */
+ * listening, the route to the peer when connecting). Options may be NULL. Errors: E_INVAL (bad URI or
+ * option, with what is wrong), E_NODE (verbs: the host's name or the way there is not known, or the
+ * device's link is down), E_UNSUPPORTED (no device), E_SYS, E_NOMEM. */
 int fp_net_open(const char *uri, const fp_net_options *options, fp_net **net) FARPOOL_MUST_CHECK;
 /* All pollers and mrs must have been closed. */
 void fp_net_close(fp_net *net);
@@ -247,5 +251,8 @@ extern const fp_net_ops fp_net_verbs, fp_net_tcp, fp_net_shm, fp_net_sim;
 
 /* Parses SCHEME://HOST:PORT, shm:///PATH and sim://NODE. E_INVAL with a sentence. */
 int fp_uri_parse(const char *text, fp_uri *uri) FARPOOL_MUST_CHECK;
+/* getaddrinfo for its host and port; the list is the caller's. A name that is not known: E_NODE. */
+struct addrinfo;
+int fp_uri_resolve(const fp_uri *uri, int flags, struct addrinfo **list) FARPOOL_MUST_CHECK;
 
 #endif

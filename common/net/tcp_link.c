@@ -64,18 +64,6 @@ void fp_tcp_name(const struct sockaddr *addr, socklen_t len, char *out, size_t c
         snprintf(out, capacity, strchr(host, ':') ? "tcp://[%s]:%s" : "tcp://%s:%s", host, port);
 }
 
-static int resolve(const fp_uri *uri, int flags, struct addrinfo **list)
-{
-    char port[8];
-    snprintf(port, sizeof port, "%u", uri->port);
-    struct addrinfo hints = {.ai_flags = flags, .ai_socktype = SOCK_STREAM};
-    int rc = getaddrinfo(uri->host, port, &hints, list);
-    if (rc)
-        return fp_error(flags ? FARPOOL_E_INVAL : FARPOOL_E_NODE, "address '%s': %s", uri->text,
-                        gai_strerror(rc));
-    return 0;
-}
-
 /* ---- listening ------------------------------------------------------------------------------- */
 
 static int bind_listen(const struct addrinfo *at, const fp_uri *uri, int *out)
@@ -101,7 +89,7 @@ int fp_tcp_listen(fp_poller *base, const fp_uri *uri, fp_listener **out)
 {
     fp_tcp_net *net = (fp_tcp_net *)base->net;
     struct addrinfo *list;
-    int rc = resolve(uri, AI_PASSIVE, &list);
+    int rc = fp_uri_resolve(uri, AI_PASSIVE, &list);
     if (rc)
         return rc;
     fp_tcp_listener *listener = calloc(1, sizeof *listener);
@@ -267,7 +255,7 @@ int fp_tcp_connect(fp_poller *base, const fp_uri *uri, fp_conn **out)
     unsigned timeout_ms = ((fp_tcp_net *)base->net)->options.connect_timeout_ms;
     uint64_t deadline = fp_now_ns() + timeout_ms * UINT64_C(1000000);
     struct addrinfo *list;
-    int rc = resolve(uri, 0, &list);
+    int rc = fp_uri_resolve(uri, 0, &list);
     if (rc)
         return rc;
     int fd = -1;

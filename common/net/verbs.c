@@ -18,18 +18,48 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "common/clock.h"
 #include "common/error.h"
 
-enum { SPIN_NS = 200000, CQ_BATCH = 32, LOOKS_PER_CM = 4096 };
+enum { SPIN_NS = 200000, CQ_BATCH = 32, CM_EVERY_NS = 20000000 };
 #define REFUSED "the peer refused this access: wrong key or range, or it was fenced"
 
 /* ---- device and memory ----------------------------------------------------------------------- */
+
+/* Asks for the route to addr; the device that it leads through is net->probe->verbs then. */
+static int find_route(fp_verbs_net *net, const fp_uri *uri, struct sockaddr *addr)
+{
+    struct rdma_cm_event *event;
+    int error = 0;
+    bool resolved = false;
+    if (rdma_resolve_addr(net->probe, NULL, addr, (int)net->connect_timeout_ms)) {
+        error = errno;
+    } else if (rdma_get_cm_event(net->channel, &event)) {
+        return fp_error_sys("%s: looking for the RDMA device that leads there", uri->text);
+    } else {
+        resolved = event->event == RDMA_CM_EVENT_ADDR_RESOLVED;
+        error = -event->status;
+        rdma_ack_cm_event(event);
+    }
+    if (resolved && net->probe->verbs)
+        return 0;
+    if (error == ENETUNREACH || error == EHOSTUNREACH || error == ETIMEDOUT)
+        return fp_error(FARPOOL_E_NODE,
+                        "%s: no way there (%s): is the address right, and this side's link up?",
+                        uri->text, strerror(error));
+    return fp_error(FARPOOL_E_UNSUPPORTED,
+                    "%s: no RDMA device has this address or a route to it%s%s%s: 'rdma link' shows "
+                    "the devices and their interfaces, one of which needs an address in that "
+                    "network; tcp:// needs none",
+                    uri->text, error ? " (" : "", error ? strerror(error) : "", error ? ")" : "");
+}
 
 /* The local device that has the address, or the one that the route to it leads through. */
 static int find_device(fp_verbs_net *net, const fp_uri *uri)
@@ -41,8 +71,9 @@ static int find_device(fp_verbs_net *net, const fp_uri *uri)
     net->channel = rdma_create_event_channel();
     if (!net->channel)
         return fp_error(FARPOOL_E_UNSUPPORTED,
-                        "%s: no RDMA here (%s): load rdma_ucm, or use tcp:// or shm://", uri->text,
-                        strerror(errno));
+                        "%s: no RDMA here (%s): 'rdma link' should show a device and 'lsmod' "
+                        "rdma_ucm; or use tcp:// or shm://",
+                        uri->text, strerror(errno));
     if (rdma_create_id(net->channel, &net->probe, NULL, RDMA_PS_TCP))
         return fp_error_sys("%s: creating an RDMA identifier", uri->text);
     /* binding to an address of another host fails, or gives no device */
@@ -58,18 +89,22 @@ static int find_device(fp_verbs_net *net, const fp_uri *uri)
         net->probe = NULL;
         return fp_error_sys("%s: creating an RDMA identifier", uri->text);
     }
-    struct rdma_cm_event *event;
-    if (rdma_resolve_addr(net->probe, NULL, (struct sockaddr *)&addr,
-                          (int)net->connect_timeout_ms) ||
-        rdma_get_cm_event(net->channel, &event))
-        return fp_error_sys("%s: looking for the RDMA device that leads there", uri->text);
-    bool good = event->event == RDMA_CM_EVENT_ADDR_RESOLVED;
-    rdma_ack_cm_event(event);
-    if (!good || !net->probe->verbs)
-        return fp_error(FARPOOL_E_UNSUPPORTED,
-                        "%s: no RDMA device has this address or a route to it (see 'rdma link'); "
-                        "tcp:// needs none",
-                        uri->text);
+    return find_route(net, uri, (struct sockaddr *)&addr);
+}
+
+/* A device whose link is down can be opened, and only fails later in less obvious ways. */
+static int check_port(const fp_verbs_net *net, const fp_uri *uri)
+{
+    struct ibv_port_attr port;
+    if (ibv_query_port(net->device, net->probe->port_num, &port))
+        return fp_error_sys("%s: asking for the state of RDMA device %s", uri->text,
+                            ibv_get_device_name(net->device->device));
+    if (port.state != IBV_PORT_ACTIVE)
+        return fp_error(FARPOOL_E_NODE,
+                        "%s: port %u of RDMA device %s is not active (%s): bring its interface up "
+                        "('rdma link' names it, 'ip link set NAME up')",
+                        uri->text, net->probe->port_num, ibv_get_device_name(net->device->device),
+                        ibv_port_state_str(port.state));
     return 0;
 }
 
@@ -99,6 +134,8 @@ static int verbs_open(const fp_uri *uri, const fp_net_options *options, fp_net *
         if (!net->pd || ibv_query_device(net->device, &net->attr))
             rc = fp_error_sys("%s: opening RDMA device %s", uri->text,
                               ibv_get_device_name(net->device->device));
+        else
+            rc = check_port(net, uri);
     }
     if (rc) {
         verbs_close(&net->base);
@@ -106,6 +143,44 @@ static int verbs_open(const fp_uri *uri, const fp_net_options *options, fp_net *
     }
     *out = &net->base;
     return 0;
+}
+
+/* Bytes that this process has locked for devices. */
+static uint64_t pinned_bytes(void)
+{
+    unsigned long long kib = 0;
+    char line[128];
+    FILE *file = fopen("/proc/self/status", "re");
+    while (file && fgets(line, sizeof line, file))
+        if (sscanf(line, "VmPin: %llu kB", &kib) == 1)
+            break;
+    if (file)
+        fclose(file);
+    return (uint64_t)kib << 10;
+}
+
+/* The kernel says ENOMEM both when the limit on locked memory is too low (the usual reason) and when memory
+ * or the device's tables are really full. */
+static int explain_no_memory(const fp_verbs_net *net, size_t bytes)
+{
+    const char *device = ibv_get_device_name(net->device->device);
+    uint64_t pinned = pinned_bytes();
+    struct rlimit limit;
+    if (!getrlimit(RLIMIT_MEMLOCK, &limit) && limit.rlim_cur != RLIM_INFINITY &&
+        pinned + bytes > limit.rlim_cur)
+        return fp_error(
+            FARPOOL_E_NOMEM,
+            "registering %zu bytes with RDMA device %s: this process may lock only %llu "
+            "KiB of memory and has locked %llu: raise the limit with 'ulimit -l "
+            "unlimited' or LimitMEMLOCK=infinity (systemd), or give the program the "
+            "capability ipc_lock",
+            bytes, device, (unsigned long long)limit.rlim_cur >> 10,
+            (unsigned long long)pinned >> 10);
+    return fp_error(FARPOOL_E_NOMEM,
+                    "registering %zu bytes with RDMA device %s: the kernel or the device has no "
+                    "memory left for it (%llu KiB are registered; the limit on locked memory is "
+                    "not the reason)",
+                    bytes, device, (unsigned long long)pinned >> 10);
 }
 
 static int verbs_mr_open(fp_net *base, const fp_mem *mem, unsigned access, fp_mr **out)
@@ -119,15 +194,11 @@ static int verbs_mr_open(fp_net *base, const fp_mem *mem, unsigned access, fp_mr
     flags |= access & FP_NET_REMOTE_WRITE ? IBV_ACCESS_REMOTE_WRITE : 0;
     mr->mr = ibv_reg_mr(net->pd, mem->addr, mem->len, flags);
     if (!mr->mr) {
+        int rc = errno == ENOMEM ? explain_no_memory(net, mem->len)
+                                 : fp_error_sys("registering %zu bytes with RDMA device %s",
+                                                mem->len, ibv_get_device_name(net->device->device));
         free(mr);
-        if (errno == ENOMEM)
-            return fp_error(
-                FARPOOL_E_NOMEM,
-                "registering %zu bytes with RDMA device %s: the limit of locked memory is "
-                "too low (see 'ulimit -l'; LimitMEMLOCK=infinity for a service)",
-                mem->len, ibv_get_device_name(net->device->device));
-        return fp_error_sys("registering %zu bytes with RDMA device %s", mem->len,
-                            ibv_get_device_name(net->device->device));
+        return rc;
     }
     mr->base.rkey = (fp_rkey){mr->mr->rkey, (uintptr_t)mem->addr, mem->len};
     *out = &mr->base;
@@ -508,8 +579,12 @@ static int make_lent_room(fp_verbs_poller *poller, int max)
 static void look(fp_verbs_poller *poller)
 {
     fp_verbs_drain_cq(poller);
-    if (++poller->looks >= LOOKS_PER_CM) { /* also while other connections keep us busy */
-        poller->looks = 0;
+    /* also while other connections keep us busy; the coarse clock costs a few ns */
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+    uint64_t now_ns = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+    if (now_ns - poller->cm_looked_ns >= CM_EVERY_NS) {
+        poller->cm_looked_ns = now_ns;
         fp_verbs_cm_events(poller);
     }
 }

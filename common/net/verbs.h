@@ -82,7 +82,7 @@ typedef struct fp_verbs_poller {
     int epoll_fd;
     bool fd_given;         /* to somebody who may wait for it */
     bool armed;            /* the next completion makes `completions` readable */
-    unsigned looks;        /* at the CQ since the last look at the channel */
+    uint64_t cm_looked_ns; /* when the channel was looked at last */
     fp_verbs_conn **conns; /* by slot */
     uint32_t conn_count;   /* slots in use are below */
     uint32_t next_generation;

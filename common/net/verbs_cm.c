@@ -26,9 +26,12 @@
 
 enum {
     BACKLOG = 64,
-    RETRIES = 5,     /* 7 would mean for ever, on some devices */
-    RNR_RETRIES = 7, /* for ever: a peer that takes no messages slows the sender down */
-    RNR_TIMER = 12,  /* code for 0.64 ms between them */
+    RETRIES = 5, /* 7 would mean for ever, on some devices */
+    /* A message that finds no receive buffer is tried again: 6 times (7 would mean for ever), 0.33 s apart.
+     * A peer that stands still for a moment slows the sender down, one that never polls does not hold it
+     * up for longer than 2 s. There are FP_VERBS_RECVS buffers, so this is rare. */
+    RNR_RETRIES = 6,
+    RNR_TIMER = 30, /* code for 327.68 ms */
     READS_MAX = 128,
     REJECTED_BY_CONSUMER =
         28, /* IB_CM_REJ_CONSUMER_DEFINED: by the listener, not for want of one */
@@ -43,13 +46,10 @@ static const greeting our_greeting = {0x76507046 /* "FpPv" */, 1};
 
 int fp_verbs_resolve(const fp_uri *uri, struct sockaddr_storage *addr)
 {
-    struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *list;
-    char port[8];
-    snprintf(port, sizeof port, "%u", uri->port);
-    int error = getaddrinfo(uri->host, port, &hints, &list);
-    if (error)
-        return fp_error(FARPOOL_E_INVAL, "%s: host '%s': %s", uri->text, uri->host,
-                        gai_strerror(error));
+    struct addrinfo *list;
+    int rc = fp_uri_resolve(uri, 0, &list);
+    if (rc)
+        return rc;
     memset(addr, 0, sizeof *addr);
     memcpy(addr, list->ai_addr, list->ai_addrlen);
     freeaddrinfo(list);
@@ -259,13 +259,23 @@ static int check_greeting(const struct rdma_conn_param *param, const char *peer)
 static void set_rnr_timer(fp_verbs_conn *conn)
 {
     struct ibv_qp_attr attr = {.min_rnr_timer = RNR_TIMER};
-    ibv_modify_qp(conn->qp, &attr, IBV_QP_MIN_RNR_TIMER); /* the default is slower, no more */
+    ibv_modify_qp(conn->qp, &attr, IBV_QP_MIN_RNR_TIMER); /* the kernel's 0.66 s will do as well */
+}
+
+/* Otherwise rdma_cm's own would hold, and a dead peer would be noticed after 14 s at the earliest. */
+static int set_ack_timeout(const fp_verbs_conn *conn)
+{
+    uint8_t exponent = ((const fp_verbs_net *)conn->base.poller->net)->ack_timeout;
+    if (rdma_set_option(conn->id, RDMA_OPTION_ID, RDMA_OPTION_ID_ACK_TIMEOUT, &exponent,
+                        sizeof exponent))
+        return fp_error_sys("%s: setting the RDMA connection's ack timeout to %u", conn->base.peer,
+                            exponent);
+    return 0;
 }
 
 static void on_request(fp_verbs_poller *poller, fp_verbs_listener *listener, struct rdma_cm_id *id,
                        struct rdma_conn_param *theirs)
 {
-    fp_verbs_net *net = (fp_verbs_net *)poller->base.net;
     fp_verbs_conn *conn = calloc(1, sizeof *conn);
     if (!conn || take_slot(poller, conn)) {
         free(conn);
@@ -279,8 +289,6 @@ static void on_request(fp_verbs_poller *poller, fp_verbs_listener *listener, str
     conn->listener = &listener->base;
     id->context = conn;
     name_address(rdma_get_peer_addr(id), conn->base.peer, sizeof conn->base.peer);
-    rdma_set_option(id, RDMA_OPTION_ID, RDMA_OPTION_ID_ACK_TIMEOUT, &net->ack_timeout,
-                    sizeof net->ack_timeout);
     struct rdma_conn_param param;
     fill_param(poller, &param);
     /* what they issue at a time, and what they can serve at a time */
@@ -288,7 +296,7 @@ static void on_request(fp_verbs_poller *poller, fp_verbs_listener *listener, str
         param.responder_resources = theirs->initiator_depth;
     if (theirs->responder_resources < param.initiator_depth)
         param.initiator_depth = theirs->responder_resources;
-    if (check_greeting(theirs, conn->base.peer) || make_qp(conn)) {
+    if (check_greeting(theirs, conn->base.peer) || set_ack_timeout(conn) || make_qp(conn)) {
         rdma_reject(id, &our_greeting, sizeof our_greeting);
         fp_verbs_conn_close(&conn->base);
         return;
@@ -462,12 +470,13 @@ static int connect_steps(fp_verbs_conn *conn, struct sockaddr *addr)
     uint64_t deadline = fp_now_ns() + net->connect_timeout_ms * 1000000ull;
     if (rdma_create_id(poller->channel, &conn->id, conn, RDMA_PS_TCP))
         return fp_error_sys("%s: creating an RDMA identifier", conn->base.peer);
-    rdma_set_option(conn->id, RDMA_OPTION_ID, RDMA_OPTION_ID_ACK_TIMEOUT, &net->ack_timeout,
-                    sizeof net->ack_timeout);
+    int rc = set_ack_timeout(conn);
+    if (rc)
+        return rc;
     if (rdma_resolve_addr(conn->id, NULL, addr, timeout_ms))
         return fp_error(FARPOOL_E_NODE, "%s: cannot connect: no route: %s", conn->base.peer,
                         strerror(errno));
-    int rc = await_step(conn, deadline, "resolving the address");
+    rc = await_step(conn, deadline, "resolving the address");
     if (rc)
         return rc;
     conn->resolved = false;

@@ -62,6 +62,43 @@ static void another_transport_s_address_is_refused(void **state)
     fp_net_close(net);
 }
 
+/* A mistyped name may also be a name service that is down: no fault of the address's form. */
+static void an_unknown_host_is_named(void **state)
+{
+    (void)state;
+    if (!peer_scheme_is("tcp") && !peer_scheme_is("verbs"))
+        skip();
+    fp_net *net;
+    fp_poller *poller;
+    fp_conn *conn;
+    fp_listener *listener;
+    char uri[FP_NET_URI_MAX];
+    setenv("RES_OPTIONS", "timeout:1 attempts:1", 1); /* where there is no network */
+    snprintf(uri, sizeof uri, "%s://no-such-host.invalid:7471",
+             peer_scheme_is("tcp") ? "tcp" : "verbs");
+    assert_int_equal(fp_net_open(peer_uri(), NULL, &net), 0);
+    assert_int_equal(fp_net_poller_open(net, &poller), 0);
+    assert_int_equal(fp_net_connect(poller, uri, &conn), FARPOOL_E_NODE);
+    assert_non_null(strstr(farpool_errmsg(), "'no-such-host.invalid'"));
+    assert_int_equal(fp_net_listen(poller, uri, &listener), FARPOOL_E_NODE);
+    assert_non_null(strstr(farpool_errmsg(), "'no-such-host.invalid'"));
+    fp_net_poller_close(poller);
+    fp_net_close(net);
+    if (peer_scheme_is("verbs"))
+        assert_int_equal(fp_net_open(uri, NULL, &net), FARPOOL_E_NODE);
+}
+
+static void options_out_of_range_are_refused(void **state)
+{
+    (void)state;
+    fp_net *net;
+    fp_net_options options = {.ack_timeout = 32};
+    assert_int_equal(fp_net_open(peer_uri(), &options, &net), FARPOOL_E_INVAL);
+    options.ack_timeout = 31;
+    assert_int_equal(fp_net_open(peer_uri(), &options, &net), 0);
+    fp_net_close(net);
+}
+
 /* Nobody listens, then nobody any more: E_NODE, naming the address, soon. */
 static void nobody_listens(void **state)
 {
@@ -166,6 +203,8 @@ static int group(const char *name)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(bad_addresses_are_refused_in_words),
         cmocka_unit_test(another_transport_s_address_is_refused),
+        cmocka_unit_test(an_unknown_host_is_named),
+        cmocka_unit_test(options_out_of_range_are_refused),
         cmocka_unit_test(nobody_listens),
         cmocka_unit_test(an_address_in_use_is_refused),
         cmocka_unit_test(connections_come_and_go),

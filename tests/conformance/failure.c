@@ -5,6 +5,7 @@
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
@@ -314,12 +315,53 @@ static void death_is_noticed_when_idle(void **state)
     client_close(&c);
 }
 
+/* Nor does a poller that another connection keeps busy, and that never waits, miss it. */
+static void death_is_noticed_when_busy(void **state)
+{
+    (void)state;
+    if (peer_scheme_is("sim"))
+        skip();
+    char uris[2][FP_NET_URI_MAX];
+    pid_t pids[2] = {peer_fork(peer_uri(), uris[0]), 0};
+    /* a second server at an address of its own; shm's are files */
+    char second[FP_NET_URI_MAX];
+    snprintf(second, sizeof second, "%s%s", peer_uri(), peer_scheme_is("shm") ? ".2" : "");
+    pids[1] = peer_fork(second, uris[1]);
+    client_open(&c, NULL, uris[0]);
+    fp_conn *idle = c.conn;
+    assert_int_equal(client_connect(&c, uris[1]), 0);
+    assert_int_equal(kill(pids[0], SIGKILL), 0);
+    uint64_t start = fp_now_ns();
+    for (bool closed = false; !closed;) {
+        fp_net_op op = op_read(&c, c.keys.rw, 0, 0, 4096);
+        assert_int_equal(fp_net_post(c.conn, &op, 1), 0);
+        for (bool done = false; !done;) {
+            fp_net_event event;
+            if (!fp_net_poll(c.poller, &event, 1, 0))
+                continue;
+            done = event.kind == FP_NET_DONE;
+            closed |= event.kind == FP_NET_CLOSED;
+            assert_ptr_equal(event.conn, done ? c.conn : idle);
+            assert_int_equal(event.status, done ? 0 : FARPOOL_E_NODE);
+        }
+        assert_true(fp_now_ns() - start < UINT64_C(5000000000));
+    }
+    fp_net_conn_close(idle);
+    client_close(&c);
+    for (int i = 0; i < 2; i++) {
+        if (i)
+            kill(pids[i], SIGKILL);
+        assert_int_equal(waitpid(pids[i], NULL, 0), pids[i]);
+    }
+}
+
 static int group(const char *name)
 {
     const struct CMUnitTest tests[] = {
 #define T(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
         cmocka_unit_test(the_peer_is_killed), /* first: fork before there is a net */
         cmocka_unit_test(death_is_noticed_when_idle),
+        cmocka_unit_test(death_is_noticed_when_busy),
         T(unknown_key),
         T(read_beyond_the_end),
         T(write_beyond_the_end),
