@@ -245,6 +245,30 @@ void fp_extents_give(fp_extents *extents, const uint32_t *list, uint32_t count)
     extents->dirty += count;
 }
 
+/* The new key is made before the old one goes, so that they differ for certain. Where there is not room
+ * for both (locked memory counts twice), afterwards. */
+static int renew_key(fp_extents *extents, uint32_t i, unsigned net)
+{
+    fp_mr *old = extents->list[i].mrs[net];
+    extents->list[i].mrs[net] = NULL;
+    int rc = register_extent(extents, i, net);
+    fp_net_unregister(old);
+    return rc ? register_extent(extents, i, net) : 0;
+}
+
+int fp_extents_renew_keys(fp_extents *extents, const uint32_t *list, uint32_t count)
+{
+    int rc = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        FP_ASSERT(extents->list[list[i]].state == FP_EXTENT_GRANTED);
+        for (unsigned n = 0; n < extents->net_count; n++) {
+            int failed = renew_key(extents, list[i], n);
+            rc = rc ? rc : failed;
+        }
+    }
+    return rc;
+}
+
 /* First the old keys die, then the memory is zeroed: the other way round a late WRITE would
  * stay. */
 static void revoke_keys(fp_extents *extents, uint32_t i)

@@ -10,8 +10,8 @@
  *
  * All zero is what FREE means: a released extent is zeroed before anyone else gets it, so that
  * no partition sees another's data, and registered anew, so that the keys handed out for it
- * before are dead. That happens in small steps between other work. Extents that are not released
- * are registered once, at the start.
+ * before are dead. That happens in small steps between other work. An extent whose partition passes
+ * to another owner keeps its content and gets new keys at once.
  */
 #ifndef FP_MEMNODE_EXTENTS_H
 #define FP_MEMNODE_EXTENTS_H
@@ -64,6 +64,10 @@ void fp_extents_unregister(fp_extents *extents);
 void fp_extents_take(fp_extents *extents, uint32_t count, uint32_t *out);
 /* Gives GRANTED extents back. */
 void fp_extents_give(fp_extents *extents, const uint32_t *list, uint32_t count);
+/* New keys for GRANTED extents, whose content stays: when it returns, the old ones are dead, also if it
+ * fails (E_NOMEM, E_SYS); then some extents have no key, until another call gives them one. */
+int fp_extents_renew_keys(fp_extents *extents, const uint32_t *list,
+                          uint32_t count) FARPOOL_MUST_CHECK;
 /* One step of clearing. Returns true when an extent has become FREE or LOST by it. */
 bool fp_extents_clear_step(fp_extents *extents);
 

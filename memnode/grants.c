@@ -3,9 +3,11 @@
  * Requests. What a GRANT meets:
  *
  *   partition unknown                  it gets extents that are free, and thus zero
- *   known, lower epoch                 every other connection that uses it is cut off, only then
- *                                      does the slab, with what is in it, pass to the new epoch
+ *   known, lower epoch                 every other connection that uses it is cut off and the slab
+ *                                      gets new keys; only then does it, with what is in it, pass to
+ *                                      the new epoch
  *   known, same or higher epoch        E_FENCED
+ *   released under a higher epoch      E_FENCED
  *   not enough free, enough with what  the GRANT waits, and the node has changed nothing yet
  *   is being cleared
  *   not enough at all                  E_NOSPACE, nothing changed
@@ -106,6 +108,7 @@ static void free_grant(fp_memnode *node, fp_grant *grant)
 
 static void release(fp_memnode *node, fp_grant *grant)
 {
+    fp_epochs_note(&node->released, grant->partition, grant->epoch);
     fp_extents_give(&node->extents, grant->extents, grant->count);
     free_grant(node, grant);
 }
@@ -114,6 +117,7 @@ void fp_node_free_grants(fp_memnode *node)
 {
     while (node->grants)
         free_grant(node, node->grants);
+    fp_epochs_free(&node->released);
 }
 
 /* ---- GRANT ----------------------------------------------------------------------------------- */
@@ -149,11 +153,8 @@ static int resize(fp_memnode *node, fp_grant *grant, uint32_t count)
     return 0;
 }
 
-/* Returns 0 with *out, WAIT, or an error; has changed nothing unless 0. */
-static int grant(fp_memnode *node, const fp_pending *ask, fp_grant **out, bool *fresh)
+static int check_ask(const fp_memnode *node, const fp_pending *ask, const fp_grant *known)
 {
-    fp_extents *extents = &node->extents;
-    fp_grant *known = find_grant(node, ask->partition);
     if (!ask->partition || !ask->bytes)
         return fp_error(FARPOOL_E_INVAL,
                         "GRANT of partition %" PRIu64 ", %" PRIu64 " bytes: "
@@ -164,6 +165,32 @@ static int grant(fp_memnode *node, const fp_pending *ask, fp_grant **out, bool *
                         "partition %" PRIu64 " is held under epoch %" PRIu64 "; epoch %" PRIu64
                         " is not higher",
                         ask->partition, known->epoch, ask->epoch);
+    uint64_t past = fp_epochs_get(&node->released, ask->partition);
+    if (past > ask->epoch) /* whoever released it may come again */
+        return fp_error(FARPOOL_E_FENCED,
+                        "partition %" PRIu64 " was released under epoch %" PRIu64 "; epoch %" PRIu64
+                        " is lower",
+                        ask->partition, past, ask->epoch);
+    return 0;
+}
+
+/* Takes the slab away from its owner: connections are cut, and keys die, which over verbs would work
+ * from any other connection. Neither depends on the owner's help. */
+static int take_over(fp_memnode *node, const fp_grant *known, const fp_client *asker, uint32_t *cut)
+{
+    *cut = fence(node, known, asker);
+    return fp_extents_renew_keys(&node->extents, known->extents, known->count);
+}
+
+/* Returns 0 with *out, WAIT, or an error; has changed nothing unless 0, but that an error after
+ * take_over leaves the old epoch's owner without working keys: another GRANT mends that. */
+static int grant(fp_memnode *node, const fp_pending *ask, fp_grant **out, bool *fresh)
+{
+    fp_extents *extents = &node->extents;
+    fp_grant *known = find_grant(node, ask->partition);
+    int rc = check_ask(node, ask, known);
+    if (rc)
+        return rc;
     uint64_t count = ask->bytes / extents->extent_bytes + (ask->bytes % extents->extent_bytes != 0);
     uint64_t have = known ? known->count : 0;
     uint64_t missing = count > have ? count - have : 0;
@@ -176,10 +203,11 @@ static int grant(fp_memnode *node, const fp_pending *ask, fp_grant **out, bool *
     fp_grant *target = known ? known : calloc(1, sizeof *target);
     if (!target)
         return fp_error(FARPOOL_E_NOMEM, "the memory node has no memory for a partition");
-    /* Connections go before anything passes on. A failure after this leaves the old epoch in place,
-     * whose owner connects again. */
-    uint32_t cut = known ? fence(node, known, ask->client) : 0;
-    int rc = resize(node, target, (uint32_t)count);
+    uint32_t cut = 0;
+    if (known) /* before anything passes on */
+        rc = take_over(node, known, ask->client, &cut);
+    if (!rc)
+        rc = resize(node, target, (uint32_t)count);
     if (rc) {
         if (!known)
             free(target);
@@ -216,6 +244,8 @@ static int share_extents(fp_memnode *node, fp_client *client, fp_grant *of, uint
     uint32_t count = left < FP_WIRE_EXTENTS_MAX ? left : FP_WIRE_EXTENTS_MAX;
     for (uint32_t i = 0; !rc && i < count; i++) {
         fp_mr *mr = node->extents.list[of->extents[first + i]].mrs[client->net];
+        if (!mr) /* see fp_extents_renew_keys */
+            return fp_error(FARPOOL_E_NOMEM, "the slab lost its keys in an attempt to pass it on");
         rc = fp_net_share(client->conn, mr);
         answer->extents[i] = fp_net_rkey(mr);
     }

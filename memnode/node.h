@@ -4,6 +4,7 @@
 #ifndef FP_MEMNODE_NODE_H
 #define FP_MEMNODE_NODE_H
 
+#include "memnode/epochs.h"
 #include "memnode/server.h"
 
 enum { FP_MEMNODE_LISTENERS_MAX = 16, FP_MEMNODE_BATCH = 64 };
@@ -52,6 +53,7 @@ struct fp_memnode {
     uint32_t client_count;
     fp_grant *grants;
     uint32_t grant_count;
+    fp_epochs released;
     fp_pending *pending, **pending_tail;
     uint32_t pending_count;
 

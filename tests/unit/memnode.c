@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Shows what a memory node answers to whom: grants, fencing by epoch, extents that come back
  * zeroed and under new keys, and what it does with clients that break the rules. Over shm and
- * tcp, in this process. */
+ * tcp, or $FARPOOL_TEST_SCHEME, in this process. */
 #include "common/wire.h"
 
 #include <setjmp.h>
@@ -16,6 +16,7 @@
 
 #include "common/clock.h"
 #include "common/error.h"
+#include "memnode/epochs.h"
 #include "memnode/extents.h"
 #include "tests/lib/testnode.h"
 
@@ -39,6 +40,8 @@ static test_node *node;
 static fp_net *net;
 static fp_mem memory;
 static fp_mr *mr;
+
+static bool scheme_is(const char *name) { return !strcmp(scheme, name); }
 
 /* ---- a client -------------------------------------------------------------------------------- */
 
@@ -278,6 +281,7 @@ static void higher_epoch_cuts_off_and_keeps_the_slab(void **state)
     assert_int_equal(transfer(&old[0], FP_NET_READ, extent, 64), 0);
 
     assert_int_equal(grant(&new, 5, 11, 1), FP_MSG_EXTENTS);
+    assert_true(new.msg.extents[0].key != extent.key);
     /* Who was cut off can do nothing more, from before the answer on. */
     memset(memory.addr, 8, 4096);
     assert_int_not_equal(transfer(&old[0], FP_NET_WRITE, extent, 64), 0);
@@ -300,6 +304,82 @@ static void higher_epoch_cuts_off_and_keeps_the_slab(void **state)
     disconnect(&old[1]);
     disconnect(&other);
     disconnect(&new);
+}
+
+/* The keys of an epoch die with it: neither from a new connection nor from one that knows the partition
+ * under its new epoch do they reach the slab, in either direction. */
+static void keys_die_with_their_epoch(void **state)
+{
+    (void)state;
+    client old, new, late;
+    connect_client(&old);
+    connect_client(&new);
+    assert_int_equal(grant(&old, 5, 10, 2 * EXTENT_BYTES), FP_MSG_EXTENTS);
+    fp_rkey keys[2];
+    memcpy(keys, old.msg.extents, sizeof keys);
+    memset(memory.addr, 9, 4096);
+    for (int i = 0; i < 2; i++)
+        assert_int_equal(transfer(&old, FP_NET_WRITE, keys[i], 64), 0);
+    assert_int_equal(grant(&new, 5, 11, 2 * EXTENT_BYTES), FP_MSG_EXTENTS);
+    fp_rkey renewed[2];
+    memcpy(renewed, new.msg.extents, sizeof renewed);
+    for (unsigned i = 0; i < 8; i++) {
+        connect_client(&late);
+        if (i & 4) /* even with access to the slab as it is now */
+            assert_int_equal(attach(&late, 5, 11, 0), FP_MSG_EXTENTS);
+        memset(memory.addr, 1, 4096);
+        int rc = transfer(&late, i & 1 ? FP_NET_READ : FP_NET_WRITE, keys[i >> 1 & 1], 64);
+        if (!scheme_is("verbs") || rc != FARPOOL_E_NODE)
+            assert_int_equal(rc, FARPOOL_E_ACCESS);
+        assert_true(local_is(1));
+        disconnect(&late);
+    }
+    for (int i = 0; i < 2; i++) {
+        assert_true(renewed[i].key != keys[0].key && renewed[i].key != keys[1].key);
+        assert_int_equal(transfer(&new, FP_NET_READ, renewed[i], 64), 0);
+        assert_true(local_is(9));
+    }
+    wait_for(&old, NULL);
+    disconnect(&old);
+    disconnect(&new);
+}
+
+static void an_old_owner_does_not_come_back_after_a_release(void **state)
+{
+    (void)state;
+    client c;
+    connect_client(&c);
+    for (uint64_t partition = 1; partition <= 100; partition++) {
+        assert_int_equal(grant(&c, partition, 5, 1), FP_MSG_EXTENTS);
+        assert_int_equal(release(&c, partition, 5), FP_MSG_RELEASE_OK);
+    }
+    for (uint64_t partition = 1; partition <= 100; partition++) {
+        assert_int_equal(grant(&c, partition, 4, 1), FARPOOL_E_FENCED);
+        assert_non_null(strstr(c.msg.text, "released under epoch 5"));
+        assert_int_equal(attach(&c, partition, 4, 0), FARPOOL_E_NOTFOUND);
+    }
+    assert_int_equal(grant(&c, 1, 5, 1), FP_MSG_EXTENTS); /* its last owner may, it is empty */
+    assert_int_equal(release(&c, 1, 5), FP_MSG_RELEASE_OK);
+    assert_int_equal(grant(&c, 1, 7, 1), FP_MSG_EXTENTS);
+    assert_int_equal(release(&c, 1, 7), FP_MSG_RELEASE_OK);
+    assert_int_equal(grant(&c, 1, 6, 1), FARPOOL_E_FENCED);
+    disconnect(&c);
+}
+
+static void old_epochs_are_remembered_within_bounds(void **state)
+{
+    (void)state;
+    fp_epochs epochs = {0};
+    for (uint64_t partition = 1; partition <= FP_EPOCHS_MAX + 10; partition++)
+        fp_epochs_note(&epochs, partition, partition + 3);
+    assert_int_equal(epochs.count, FP_EPOCHS_MAX);
+    for (uint64_t partition = 1; partition <= 10; partition++)
+        assert_int_equal(fp_epochs_get(&epochs, partition), 0);
+    for (uint64_t partition = 11; partition <= FP_EPOCHS_MAX + 10; partition += 97)
+        assert_int_equal(fp_epochs_get(&epochs, partition), partition + 3);
+    fp_epochs_note(&epochs, 50, 2); /* lower than it was */
+    assert_int_equal(fp_epochs_get(&epochs, 50), 53);
+    fp_epochs_free(&epochs);
 }
 
 static void released_memory_is_zeroed_and_its_keys_are_dead(void **state)
@@ -387,11 +467,18 @@ int main(void)
         cmocka_unit_test_setup_teardown(grant_is_whole_extents_and_usable, setup, teardown),
         cmocka_unit_test_setup_teardown(refusals_say_why, setup, teardown),
         cmocka_unit_test_setup_teardown(higher_epoch_cuts_off_and_keeps_the_slab, setup, teardown),
+        cmocka_unit_test_setup_teardown(keys_die_with_their_epoch, setup, teardown),
+        cmocka_unit_test_setup_teardown(an_old_owner_does_not_come_back_after_a_release, setup,
+                                        teardown),
+        cmocka_unit_test(old_epochs_are_remembered_within_bounds),
         cmocka_unit_test_setup_teardown(released_memory_is_zeroed_and_its_keys_are_dead, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(a_grant_outlives_its_connections, setup, teardown),
         cmocka_unit_test_setup_teardown(rule_breakers_harm_nobody, setup, teardown),
     };
+    scheme = getenv("FARPOOL_TEST_SCHEME");
+    if (scheme)
+        return cmocka_run_group_tests_name(scheme, tests, NULL, NULL);
     scheme = "shm";
     int failed = cmocka_run_group_tests_name("memnode over shm", tests, NULL, NULL);
     scheme = "tcp";
