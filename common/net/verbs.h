@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Inside of the verbs transport: verbs.c (device, memory, posting, polling), verbs_cm.c (connections). */
+/*
+ * Inside of the verbs transport: verbs_device.c (device, memory), verbs_cm.c (making connections by the connection
+ * manager), verbs_conn.c (what a connection consists of), verbs.c (pollers, posting, polling).
+ */
 #ifndef FP_COMMON_NET_VERBS_H
 #define FP_COMMON_NET_VERBS_H
 
@@ -111,20 +114,34 @@ int fp_verbs_post_recv(fp_verbs_conn *conn, unsigned buffer);
 /* Completes what is pending up to `upto` with status (the first) and E_CLOSED (the others), or 0. */
 void fp_verbs_complete(fp_verbs_conn *conn, uint64_t upto, int status);
 
-/* verbs_cm.c */
+/* verbs_device.c: slots of fp_net_ops */
 
+int fp_verbs_open(const fp_uri *uri, const fp_net_options *options, fp_net **out);
+void fp_verbs_close(fp_net *base);
+int fp_verbs_mr_open(fp_net *base, const fp_mem *mem, unsigned access, fp_mr **out);
+void fp_verbs_mr_close(fp_mr *base);
+int fp_verbs_share(fp_conn *conn, fp_mr *mr);
+
+/* verbs_conn.c */
+
+/* A place in poller->conns, and room in the CQ. */
+int fp_verbs_take_slot(fp_verbs_poller *poller, fp_verbs_conn *conn) FARPOOL_MUST_CHECK;
+/* The queue pair of conn->id, which is bound to a device, with its receive buffers posted. */
+int fp_verbs_make_qp(fp_verbs_conn *conn) FARPOOL_MUST_CHECK;
 /* N5: remembers why (unless it was broken before), destroys the queue pair, completes everything. */
 void fp_verbs_break(fp_verbs_conn *conn, int status, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 /* Gives FP_NET_ACCEPTED for an accepted connection, once. */
 void fp_verbs_announce(fp_verbs_conn *conn);
+void fp_verbs_conn_close(fp_conn *conn);
+
+/* verbs_cm.c */
+
 /* Handles connection events that are there. */
 void fp_verbs_cm_events(fp_verbs_poller *poller);
 int fp_verbs_resolve(const fp_uri *uri, struct sockaddr_storage *addr) FARPOOL_MUST_CHECK;
-
 int fp_verbs_listen(fp_poller *poller, const fp_uri *uri, fp_listener **listener);
 void fp_verbs_listener_close(fp_listener *listener);
 int fp_verbs_connect(fp_poller *poller, const fp_uri *uri, fp_conn **conn);
-void fp_verbs_conn_close(fp_conn *conn);
 
 #endif
