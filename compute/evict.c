@@ -42,7 +42,7 @@ typedef struct candidate {
 /* The page that the frame table names, if its partition is still open. Partitions_lock is read-held. */
 static bool page_in_frame(farpool_pool *pool, uint64_t frame, candidate *page)
 {
-    uint64_t owner = atomic_load_explicit(&pool->frame_table[frame].owner, memory_order_relaxed);
+    uint64_t owner = atomic_load_explicit(&pool->owners[frame], memory_order_relaxed);
     if (!owner)
         return false;
     page->partition = pool->partitions[(owner >> 48) - 1];
@@ -119,7 +119,7 @@ static void write_back(fp_thread *thread, const candidate *pages, unsigned count
         if (ios[i]->status) {
             *error = ios[i]->status;
         } else {
-            pool->frame_table[ios[i]->frame].crc = ios[i]->crc;
+            pool->crcs[ios[i]->frame] = ios[i]->crc;
             atomic_fetch_and_explicit(&entry->word, ~FP_WORD_DIRTY, memory_order_relaxed); /* W4 */
             fp_count(&thread->count.written_back, 1);
             fp_count(&thread->count.bytes_written,
@@ -152,10 +152,10 @@ static unsigned drop(fp_thread *thread, const candidate *pages, unsigned count, 
     pool->mapping->drop(pool, dropped, n);
     /* Backwards, for frames are taken last in first out: ascending they are cheaper to write to. */
     for (unsigned i = n; i-- > 0;) {
-        fp_frame *frame = &pool->frame_table[dropped[i].frame];
         fp_entry *entry = &dropped[i].partition->entries[dropped[i].pid];
-        atomic_store_explicit(&frame->owner, 0, memory_order_relaxed);
-        atomic_store_explicit(&entry->frame_or_crc, frame->crc, memory_order_release); /* W7 */
+        atomic_store_explicit(&pool->owners[dropped[i].frame], 0, memory_order_relaxed);
+        atomic_store_explicit(&entry->frame_or_crc, pool->crcs[dropped[i].frame],
+                              memory_order_release); /* W7 */
         fp_entry_leave(entry, discard ? FP_FREE : FP_EVICTED, 0, discard ? FP_WORD_DIRTY : 0);
         fp_frames_put(thread, dropped[i].frame, dropped[i].order);
         frames += 1u << dropped[i].order;
@@ -250,7 +250,7 @@ int fp_evict_partition(fp_thread *thread, farpool_partition *partition)
             continue;
         /* Another thread's eviction may hold it for a moment; a fixed page stays. */
         unsigned tries = 0;
-        while (atomic_load_explicit(&pool->frame_table[f].owner, memory_order_relaxed) ==
+        while (atomic_load_explicit(&pool->owners[f], memory_order_relaxed) ==
                    fp_owner(partition, page.pid) &&
                !drop(thread, &page, 1, true)) {
             if (++tries == CLOSE_TRIES)

@@ -120,9 +120,9 @@ int fp_io_arrive(fp_io *io)
     if (rc)
         return rc;
     atomic_store_explicit(&entry->frame_or_crc, io->frame, memory_order_release);
-    fp_frame *frame = &pool->frame_table[io->frame];
-    frame->crc = expected;
-    atomic_store_explicit(&frame->owner, fp_owner(partition, io->pid), memory_order_relaxed);
+    pool->crcs[io->frame] = expected;
+    atomic_store_explicit(&pool->owners[io->frame], fp_owner(partition, io->pid),
+                          memory_order_relaxed);
     return 0;
 }
 

@@ -206,8 +206,7 @@ static int furnish(farpool_partition *partition, farpool_pid pid, unsigned order
     if (rc)
         return rc;
     atomic_store_explicit(&partition->entries[pid].frame_or_crc, frame, memory_order_release);
-    atomic_store_explicit(&pool->frame_table[frame].owner, fp_owner(partition, pid),
-                          memory_order_relaxed);
+    atomic_store_explicit(&pool->owners[frame], fp_owner(partition, pid), memory_order_relaxed);
     return 0;
 }
 
@@ -266,7 +265,7 @@ void farpool_page_free(farpool_partition *partition, farpool_pid pid)
     };
     uint32_t slot = atomic_load_explicit(&entry->slot, memory_order_relaxed);
     pool->mapping->drop(pool, &page, 1);
-    atomic_store_explicit(&pool->frame_table[page.frame].owner, 0, memory_order_relaxed);
+    atomic_store_explicit(&pool->owners[page.frame], 0, memory_order_relaxed);
     fp_units_free(&pool->frames, page.frame, page.order);
     fp_entry_leave(entry, FP_FREE, 0, FP_WORD_DIRTY);
     fp_units_free(&partition->slots, slot, page.order);

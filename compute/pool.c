@@ -70,18 +70,19 @@ static int open_tables(farpool_pool *pool)
     int rc = fp_units_open(&pool->frames, pool->frame_count);
     if (rc)
         return rc;
-    rc = fp_mem_open(pool->frame_count * sizeof *pool->frame_table, FP_MEM_RESERVE, -1,
-                     &pool->frame_table_mem);
+    rc = fp_mem_open(pool->frame_count * (sizeof *pool->owners + sizeof *pool->crcs),
+                     FP_MEM_RESERVE, -1, &pool->frame_table);
     if (rc)
         goto err_after_frames;
     rc = fp_mem_open(sizeof(fp_slot_header) * FP_THREADS_MAX * FP_IO_MAX, FP_MEM_RESERVE, -1,
                      &pool->headers);
     if (rc)
         goto err_after_frame_table;
-    pool->frame_table = pool->frame_table_mem.addr;
+    pool->owners = pool->frame_table.addr;
+    pool->crcs = (uint32_t *)(pool->owners + pool->frame_count);
     return 0;
 err_after_frame_table:
-    fp_mem_close(&pool->frame_table_mem);
+    fp_mem_close(&pool->frame_table);
 err_after_frames:
     fp_units_close(&pool->frames);
     return rc;
@@ -90,7 +91,7 @@ err_after_frames:
 static void close_tables(farpool_pool *pool)
 {
     fp_mem_close(&pool->headers);
-    fp_mem_close(&pool->frame_table_mem);
+    fp_mem_close(&pool->frame_table);
     fp_units_close(&pool->frames);
 }
 

@@ -119,29 +119,25 @@ typedef struct fp_thread {
     _Alignas(64) fp_counters count;
 } fp_thread;
 
-/* What the pool knows of a frame. */
-typedef struct fp_frame {
-    _Atomic uint64_t
-        owner;    /* fp_owner() of the page in it, 0: none; relaxed, a hint: what counts is the
-                               entry under its latch */
-    uint32_t crc; /* of the page's copy in its slot, unless it is dirty; guarded by the page's
-                               latch: written under EXCLUSIVE, or under the one SHARED of write-back */
-} fp_frame;
-
 struct fp_mapping_ops;
 
 struct farpool_pool {
     const struct fp_mapping_ops *mapping; /* immutable after open, as all up to "shared" */
     fp_mem xfer;                          /* what the NIC reads and writes: arena or staging */
     uint64_t frame_count;
-    fp_frame *frame_table; /* one per frame */
+    /* What the pool knows of a frame, 12 bytes: fp_owner() of the page in it, 0: none; relaxed, a hint (what
+     * counts is the entry under its latch); */
+    _Atomic uint64_t *owners;
+    /* and the CRC-32C of the page's copy in its slot, unless it is dirty; guarded by the page's latch:
+     * written under EXCLUSIVE, or under the one SHARED of write-back. */
+    uint32_t *crcs;
     unsigned batch;
     uint64_t serial;
     pthread_key_t key;
     int uffd, pidfd;    /* vm: userfaultfd; ourselves, for process_madvise */
     bool batch_madvise; /* vm: process_madvise works on ourselves */
     char name[64];
-    fp_mem headers, frame_table_mem;
+    fp_mem headers, frame_table;
 
     /* shared */
     fp_units frames;                    /* has its own lock */
