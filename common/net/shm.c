@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * shm: nets, pollers, connections, and the data path. shm.h tells the idea.
+ * shm: posting and polling. shm.h tells the idea.
  *
  * A post executes its operations at once and puts their completions into the poller's ring, from
  * which the next poll takes them: neither makes a system call for READ and WRITE. A packet (SEND,
@@ -14,14 +14,8 @@
  * fp_shm_conn_close.
  */
 #include <errno.h>
-#include <fcntl.h>
-#include <stdarg.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/mman.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include "common/clock.h"
@@ -32,235 +26,6 @@ enum {
     SPIN_NS = 20000, /* of a poll that may sleep */
     EPOLL_BATCH = 16,
 };
-
-/* ---- nets and pollers ------------------------------------------------------------------------ */
-
-static int shm_open_net(const fp_uri *uri, const fp_net_options *options, fp_net **out)
-{
-    (void)uri;
-    fp_shm_net *net = calloc(1, sizeof *net);
-    if (!net)
-        return fp_error(FARPOOL_E_NOMEM, "opening the shm transport: out of memory");
-    net->options = *options;
-    pthread_mutex_init(&net->lock, NULL);
-    *out = &net->base;
-    return 0;
-}
-
-static void shm_close_net(fp_net *base)
-{
-    fp_shm_net *net = (fp_shm_net *)base;
-    FP_ASSERT(!net->conns && !net->imports);
-    pthread_mutex_destroy(&net->lock);
-    free(net);
-}
-
-static int ring_resize(fp_shm_poller *poller, uint32_t conns)
-{
-    uint32_t slots = 256;
-    while (slots < conns * (FP_NET_DEPTH_MAX + 2) + FP_SHM_RECV_SLOTS)
-        slots *= 2;
-    if (poller->ring && slots <= poller->ring_mask + 1)
-        return 0;
-    fp_net_event *ring = malloc(slots * sizeof *ring);
-    if (!ring)
-        return fp_error(FARPOOL_E_NOMEM, "shm event ring: out of memory");
-    uint32_t count = 0;
-    for (uint32_t i = poller->ring_head; i != poller->ring_tail; i++)
-        ring[count++] = poller->ring[i & poller->ring_mask];
-    free(poller->ring);
-    poller->ring = ring;
-    poller->ring_head = 0;
-    poller->ring_tail = count;
-    poller->ring_mask = slots - 1;
-    return 0;
-}
-
-static int shm_poller_open(fp_net *net, fp_poller **out)
-{
-    fp_shm_poller *poller = calloc(1, sizeof *poller);
-    if (!poller)
-        return fp_error(FARPOOL_E_NOMEM, "opening a poller: out of memory");
-    poller->base.net = net;
-    poller->recv = malloc(FP_SHM_RECV_SLOTS * sizeof *poller->recv);
-    int rc = poller->recv ? ring_resize(poller, 1)
-                          : fp_error(FARPOOL_E_NOMEM, "opening a poller: out of memory");
-    if (rc)
-        goto err_allocated;
-    poller->epfd = epoll_create1(EPOLL_CLOEXEC);
-    if (poller->epfd < 0) {
-        rc = fp_error_sys("opening a poller");
-        goto err_allocated;
-    }
-    poller->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
-    *out = &poller->base;
-    return 0;
-err_allocated:
-    free(poller->ring);
-    free(poller->recv);
-    free(poller);
-    return rc;
-}
-
-static void shm_poller_close(fp_poller *base)
-{
-    fp_shm_poller *poller = (fp_shm_poller *)base;
-    FP_ASSERT(!poller->conns && !poller->listeners);
-    close(poller->epfd);
-    if (poller->spare_fd >= 0)
-        close(poller->spare_fd);
-    free(poller->ring);
-    free(poller->recv);
-    free(poller);
-}
-
-static int shm_poller_fd(fp_poller *base) { return ((fp_shm_poller *)base)->epfd; }
-
-static void give(fp_shm_poller *poller, const fp_net_event *event)
-{
-    FP_ASSERT(poller->ring_tail - poller->ring_head <= poller->ring_mask);
-    poller->ring[poller->ring_tail++ & poller->ring_mask] = *event;
-}
-
-static inline void give_done(fp_shm_poller *poller, fp_shm_conn *conn, uint64_t cookie, int status)
-{
-    FP_ASSERT(poller->ring_tail - poller->ring_head <= poller->ring_mask);
-    fp_net_event *event = &poller->ring[poller->ring_tail++ & poller->ring_mask];
-    event->kind = FP_NET_DONE;
-    event->status = status;
-    event->conn = &conn->base;
-    event->cookie = cookie;
-}
-
-/* ---- connections ----------------------------------------------------------------------------- */
-
-int fp_shm_conn_new(fp_shm_poller *poller, int fd, unsigned side, fp_shm_conn **out)
-{
-    int rc = ring_resize(poller, poller->conn_count + 1);
-    if (rc)
-        return rc;
-    fp_shm_conn *conn = calloc(1, sizeof *conn);
-    if (!conn)
-        return fp_error(FARPOOL_E_NOMEM, "opening a connection: out of memory");
-    conn->base.poller = &poller->base;
-    conn->source.kind = FP_SHM_SOURCE_CONN;
-    conn->fd = fd;
-    conn->side = side;
-    conn->deferred_tail = &conn->deferred;
-    struct epoll_event event = {.events = EPOLLIN, .data.ptr = &conn->source};
-    if (epoll_ctl(poller->epfd, EPOLL_CTL_ADD, fd, &event)) {
-        rc = fp_error_sys("watching a connection");
-        free(conn);
-        return rc;
-    }
-    conn->next = poller->conns;
-    poller->conns = conn;
-    poller->conn_count++;
-    *out = conn;
-    return 0;
-}
-
-static void watch_out(fp_shm_conn *conn, bool on)
-{
-    if (conn->wants_out == on)
-        return;
-    fp_shm_poller *poller = (fp_shm_poller *)conn->base.poller;
-    struct epoll_event event = {.events = EPOLLIN | (on ? EPOLLOUT : 0), .data.ptr = &conn->source};
-    if (!epoll_ctl(poller->epfd, EPOLL_CTL_MOD, conn->fd, &event))
-        conn->wants_out = on;
-}
-
-static fp_shm_deferred *deferred_pop(fp_shm_conn *conn)
-{
-    fp_shm_deferred *first = conn->deferred;
-    conn->deferred = first->next;
-    if (!conn->deferred)
-        conn->deferred_tail = &conn->deferred;
-    return first;
-}
-
-static void deferred_free(fp_shm_deferred *deferred)
-{
-    if (deferred->is_share && deferred->fd >= 0)
-        close(deferred->fd);
-    free(deferred);
-}
-
-/* Told explicitly: a process forked from ours may hold the socket, too. */
-static void socket_close(fp_shm_conn *conn)
-{
-    shutdown(conn->fd, SHUT_RDWR);
-    epoll_ctl(((fp_shm_poller *)conn->base.poller)->epfd, EPOLL_CTL_DEL, conn->fd, NULL);
-    close(conn->fd);
-    conn->fd = -1;
-}
-
-void fp_shm_break(fp_shm_conn *conn, int status, const char *format, ...)
-{
-    fp_shm_poller *poller = (fp_shm_poller *)conn->base.poller;
-    va_list args;
-    va_start(args, format);
-    vsnprintf(conn->base.reason, sizeof conn->base.reason, format, args);
-    va_end(args);
-    conn->base.status = status;
-    if (conn->gate)
-        fp_shm_gate_cut(conn);
-    socket_close(conn);
-    int code = status;
-    while (conn->deferred) {
-        fp_shm_deferred *deferred = deferred_pop(conn);
-        if (!deferred->is_share) {
-            give_done(poller, conn, deferred->op.cookie, code);
-            code = FARPOOL_E_CLOSED;
-        }
-        deferred_free(deferred);
-    }
-    give(poller, &(fp_net_event){.kind = FP_NET_CLOSED, .status = status, .conn = &conn->base});
-}
-
-void fp_shm_conn_close(fp_conn *base)
-{
-    fp_shm_conn *conn = (fp_shm_conn *)base;
-    fp_shm_poller *poller = (fp_shm_poller *)base->poller;
-    fp_shm_net *net = fp_shm_net_of(conn);
-    if (conn->gate) {
-        if (conn->fd >= 0)
-            fp_shm_gate_cut(conn);
-        pthread_mutex_lock(&net->lock);
-        for (fp_shm_conn **at = &net->conns; *at; at = &(*at)->net_next) {
-            if (*at == conn) {
-                *at = conn->net_next;
-                break;
-            }
-        }
-        pthread_mutex_unlock(&net->lock);
-    }
-    if (conn->fd >= 0)
-        socket_close(conn);
-    while (conn->deferred)
-        deferred_free(deferred_pop(conn));
-    fp_shm_regions_drop(conn);
-    if (conn->gate)
-        munmap(conn->gate, sizeof *conn->gate);
-    for (uint32_t i = poller->ring_head; i != poller->ring_tail; i++) {
-        fp_net_event *event = &poller->ring[i & poller->ring_mask];
-        if (event->conn != base)
-            continue;
-        if (event->kind == FP_NET_RECV || event->kind == FP_NET_RECV_IMM)
-            poller->recv_pending--;
-        event->conn = NULL;
-    }
-    for (fp_shm_conn **at = &poller->conns; *at; at = &(*at)->next) {
-        if (*at == conn) {
-            *at = conn->next;
-            break;
-        }
-    }
-    poller->conn_count--;
-    if (conn->hello_deadline_ns)
-        poller->handshakes--;
-    free(conn);
-}
 
 /* ---- posting --------------------------------------------------------------------------------- */
 
@@ -340,70 +105,6 @@ static inline int execute(fp_shm_conn *conn, const fp_net_op *op)
     return rc;
 }
 
-/* A copy of an operation, with the bytes that the post must copy (N7), or of a share. */
-static fp_shm_deferred *deferred_new(const fp_net_op *op, const fp_shm_packet *share, int fd)
-{
-    size_t copied = 0;
-    bool copies = op && (op->kind == FP_NET_SEND || (op->flags & FP_NET_INLINE));
-    for (uint32_t i = 0; copies && i < op->sge_count; i++)
-        copied += op->sge[i].len;
-    fp_shm_deferred *deferred = calloc(1, sizeof *deferred + copied);
-    if (!deferred) {
-        fp_error(FARPOOL_E_NOMEM, "queueing an operation: out of memory");
-        return NULL;
-    }
-    deferred->fd = fd;
-    if (share) {
-        deferred->is_share = true;
-        deferred->packet = *share;
-        return deferred;
-    }
-    deferred->op = *op;
-    char *to = (char *)(deferred + 1);
-    for (uint32_t i = 0; copies && i < op->sge_count; i++) {
-        memcpy(to, op->sge[i].addr, op->sge[i].len);
-        deferred->op.sge[i].addr = to;
-        to += op->sge[i].len;
-    }
-    return deferred;
-}
-
-int fp_shm_defer_share(fp_shm_conn *conn, const fp_shm_packet *share, int fd)
-{
-    fp_shm_deferred *deferred = deferred_new(NULL, share, fd);
-    if (!deferred) {
-        close(fd);
-        return FARPOOL_E_NOMEM;
-    }
-    *conn->deferred_tail = deferred;
-    conn->deferred_tail = &deferred->next;
-    watch_out(conn, true);
-    return 0;
-}
-
-/* All or none. */
-static __attribute__((cold)) int defer(fp_shm_conn *conn, const fp_net_op *ops, size_t count)
-{
-    fp_shm_deferred *chain = NULL, **tail = &chain;
-    for (size_t i = 0; i < count; i++) {
-        *tail = deferred_new(&ops[i], NULL, -1);
-        if (!*tail)
-            goto err_chained;
-        tail = &(*tail)->next;
-    }
-    *conn->deferred_tail = chain;
-    conn->deferred_tail = tail;
-    watch_out(conn, true);
-    return 0;
-err_chained:
-    while (chain) {
-        fp_shm_deferred *next = chain->next;
-        deferred_free(chain);
-        chain = next;
-    }
-    return FARPOOL_E_NOMEM;
-}
-
 static __attribute__((cold)) void fail(fp_shm_conn *conn, const fp_net_op *op, int rc)
 {
     if (rc == FARPOOL_E_CLOSED) /* the gate is cut */
@@ -425,7 +126,7 @@ static __attribute__((cold)) void fail_from(fp_shm_conn *conn, const fp_net_op *
     fp_shm_poller *poller = (fp_shm_poller *)conn->base.poller;
     int code = rc == FARPOOL_E_CLOSED ? FARPOOL_E_NODE : rc;
     for (size_t i = 0; i < count; i++) {
-        give_done(poller, conn, ops[i].cookie, code);
+        fp_shm_give_done(poller, conn, ops[i].cookie, code);
         code = FARPOOL_E_CLOSED;
     }
     fail(conn, ops, rc);
@@ -436,19 +137,19 @@ static int shm_post(fp_conn *base, const fp_net_op *ops, size_t count)
     fp_shm_conn *conn = (fp_shm_conn *)base;
     fp_shm_poller *poller = (fp_shm_poller *)base->poller;
     if (__builtin_expect(conn->deferred != NULL, 0))
-        return defer(conn, ops, count);
+        return fp_shm_defer(conn, ops, count);
     for (size_t i = 0; i < count; i++) {
         int rc = execute(conn, &ops[i]);
         if (__builtin_expect(rc, 0)) {
             if (rc == FARPOOL_E_BUSY)
-                rc = defer(conn, &ops[i], count - i);
+                rc = fp_shm_defer(conn, &ops[i], count - i);
             if (rc && (rc != FARPOOL_E_NOMEM || i > 0)) /* i > 0: it is too late to refuse (N1) */
                 fail_from(conn, &ops[i], count - i, rc);
             else
                 return rc;
             return 0;
         }
-        give_done(poller, conn, ops[i].cookie, 0);
+        fp_shm_give_done(poller, conn, ops[i].cookie, 0);
     }
     return 0;
 }
@@ -466,12 +167,11 @@ static void flush_deferred(fp_shm_conn *conn)
             fail(conn, &first->op, rc); /* completes first and those behind it */
             return;
         }
-        deferred_pop(conn);
         if (!first->is_share)
-            give_done(poller, conn, first->op.cookie, 0);
-        deferred_free(first);
+            fp_shm_give_done(poller, conn, first->op.cookie, 0);
+        fp_shm_deferred_drop(conn);
     }
-    watch_out(conn, false);
+    fp_shm_watch_out(conn, false);
 }
 
 /* ---- polling --------------------------------------------------------------------------------- */
@@ -508,7 +208,7 @@ static int handle_packet(fp_shm_poller *poller, fp_shm_conn *conn, const fp_shm_
         return fp_error(FARPOOL_E_PROTO, "%s: unexpected packet of type %u", conn->base.peer,
                         packet->type);
     }
-    give(poller, &event);
+    fp_shm_give(poller, &event);
     poller->recv_used++; /* also for RECV_IMM: it bounds what the ring must hold */
     poller->recv_pending++;
     return 0;
@@ -534,9 +234,9 @@ static void receive(fp_shm_poller *poller, fp_shm_conn *conn)
             }
             conn->hello_deadline_ns = 0;
             poller->handshakes--;
-            give(poller, &(fp_net_event){.kind = FP_NET_ACCEPTED,
-                                         .conn = &conn->base,
-                                         .listener = &conn->listener->base});
+            fp_shm_give(poller, &(fp_net_event){.kind = FP_NET_ACCEPTED,
+                                                .conn = &conn->base,
+                                                .listener = &conn->listener->base});
             continue;
         }
         if (rc > 0)
@@ -625,13 +325,13 @@ static int shm_poll(fp_poller *base, fp_net_event *events, int max, int timeout_
 
 const fp_net_ops fp_net_shm = {
     .scheme = "shm",
-    .open = shm_open_net,
-    .close = shm_close_net,
+    .open = fp_shm_net_open,
+    .close = fp_shm_net_close,
     .mr_open = fp_shm_mr_open,
     .mr_close = fp_shm_mr_close,
-    .poller_open = shm_poller_open,
-    .poller_close = shm_poller_close,
-    .poller_fd = shm_poller_fd,
+    .poller_open = fp_shm_poller_open,
+    .poller_close = fp_shm_poller_close,
+    .poller_fd = fp_shm_poller_fd,
     .listen = fp_shm_listen,
     .listener_close = fp_shm_listener_close,
     .connect = fp_shm_connect,

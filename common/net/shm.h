@@ -28,6 +28,7 @@
 #include <stdatomic.h>
 #include <sys/types.h>
 
+#include "common/error.h"
 #include "common/net/net.h"
 
 enum {
@@ -167,6 +168,24 @@ static inline fp_shm_net *fp_shm_net_of(const fp_shm_conn *conn)
     return (fp_shm_net *)conn->base.poller->net;
 }
 
+/* Puts an event into the ring, from which the next poll takes it. */
+static inline void fp_shm_give(fp_shm_poller *poller, const fp_net_event *event)
+{
+    FP_ASSERT(poller->ring_tail - poller->ring_head <= poller->ring_mask);
+    poller->ring[poller->ring_tail++ & poller->ring_mask] = *event;
+}
+
+static inline void fp_shm_give_done(fp_shm_poller *poller, fp_shm_conn *conn, uint64_t cookie,
+                                    int status)
+{
+    FP_ASSERT(poller->ring_tail - poller->ring_head <= poller->ring_mask);
+    fp_net_event *event = &poller->ring[poller->ring_tail++ & poller->ring_mask];
+    event->kind = FP_NET_DONE;
+    event->status = status;
+    event->conn = &conn->base;
+    event->cookie = cookie;
+}
+
 /* shm_region.c: registration, sharing, what the peer shared */
 int fp_shm_mr_open(fp_net *net, const fp_mem *mem, unsigned access, fp_mr **mr);
 void fp_shm_mr_close(fp_mr *mr);
@@ -194,12 +213,23 @@ int fp_shm_packet_receive(fp_shm_conn *conn, fp_shm_packet *packet, size_t capac
 /* The hello of an accepted connection. 0 or why it is dropped. */
 int fp_shm_handshake(fp_shm_conn *conn, const fp_shm_packet *packet);
 
-/* shm.c */
+/* shm_conn.c: nets, pollers, connections */
+int fp_shm_net_open(const fp_uri *uri, const fp_net_options *options, fp_net **net);
+void fp_shm_net_close(fp_net *net);
+int fp_shm_poller_open(fp_net *net, fp_poller **poller);
+void fp_shm_poller_close(fp_poller *poller);
+int fp_shm_poller_fd(fp_poller *poller);
 int fp_shm_conn_new(fp_shm_poller *poller, int fd, unsigned side, fp_shm_conn **conn);
 void fp_shm_conn_close(fp_conn *conn);
 void fp_shm_break(fp_shm_conn *conn, int status, const char *format, ...)
     __attribute__((format(printf, 3, 4), cold));
+/* Queues operations behind a socket that is full: all or none. */
+int fp_shm_defer(fp_shm_conn *conn, const fp_net_op *ops, size_t count) __attribute__((cold));
 /* Queues a share that found the socket full. Takes fd. */
 int fp_shm_defer_share(fp_shm_conn *conn, const fp_shm_packet *share, int fd);
+/* Frees the first of what is queued. */
+void fp_shm_deferred_drop(fp_shm_conn *conn);
+/* Whether epoll tells when the socket has room. */
+void fp_shm_watch_out(fp_shm_conn *conn, bool on);
 
 #endif

@@ -197,8 +197,6 @@ static inline fp_tcp_net *fp_tcp_net_of(const fp_tcp_conn *conn)
 }
 
 /* tcp_conn.c: called with the connection's lock held */
-/* Receives, answers and sends what can be; breaks the connection if it must. */
-void fp_tcp_run_locked(fp_tcp_conn *conn);
 void fp_tcp_break_locked(fp_tcp_conn *conn, int status, const char *format, ...)
     __attribute__((format(printf, 3, 4), cold));
 /* Gives an operation's completion. */
@@ -212,6 +210,13 @@ void fp_tcp_set_deadline_locked(fp_tcp_conn *conn, unsigned ms); /* 0: none */
 /* The peer loses what mr gave it; a transfer under way breaks the connection. */
 void fp_tcp_withdraw_locked(fp_tcp_conn *conn, fp_mr *mr);
 int fp_tcp_grant_locked(fp_tcp_conn *conn, fp_mr *mr);
+/* Where a request's range is, or NULL if it may not be used so (N8). */
+char *fp_tcp_reach_locked(const fp_tcp_conn *conn, const fp_tcp_header *header, uint32_t len,
+                          unsigned access, fp_mr **mr);
+
+/* tcp_in.c */
+/* Receives, answers and sends what can be; breaks the connection if it must. */
+void fp_tcp_run_locked(fp_tcp_conn *conn);
 
 /* tcp_out.c */
 /* Adds a frame; the caller says where its payload is. */
@@ -230,8 +235,6 @@ int fp_tcp_preamble_check(const unsigned char in[FP_TCP_PREAMBLE_BYTES], const c
 int fp_tcp_listen(fp_poller *poller, const fp_uri *uri, fp_listener **listener);
 void fp_tcp_listener_close(fp_listener *listener);
 int fp_tcp_connect(fp_poller *poller, const fp_uri *uri, fp_conn **conn);
-
-/* tcp_link.c */
 /* TCP_NODELAY and how a silent peer is found. */
 void fp_tcp_socket_options(int fd);
 /* "tcp://host:port" of a socket address. */
