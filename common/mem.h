@@ -3,7 +3,17 @@
 #ifndef FP_COMMON_MEM_H
 #define FP_COMMON_MEM_H
 
-#include "common/net/net.h"
+#include <stddef.h>
+
+#include "farpool.h"
+
+/* Memory that can be registered for remote access (common/net/net.h). */
+typedef struct fp_mem {
+    void *addr;
+    size_t len;
+    int fd;            /* the memfd behind it, or -1: then shm can not share it with a peer */
+    size_t page_bytes; /* size of the pages behind it */
+} fp_mem;
 
 enum fp_mem_flags {
     FP_MEM_SHARED = 1,   /* behind a memfd, so that shm can pass it to a peer */

@@ -11,7 +11,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "common/net/net.h"
+#include "common/mem.h"
+#include "farpool.h"
 
 enum { FP_UNITS_ORDERS = FARPOOL_ORDER_MAX + 1 };
 #define FP_UNIT_NONE UINT64_MAX

@@ -7,7 +7,11 @@
 #ifndef FP_COMMON_WIRE_H
 #define FP_COMMON_WIRE_H
 
-#include "common/net/net.h"
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/rkey.h"
+#include "farpool.h"
 
 enum {
     FP_WIRE_VERSION = 1,

@@ -17,6 +17,7 @@
 #define FP_MEMNODE_EXTENTS_H
 
 #include "common/mem.h"
+#include "common/net/net.h"
 #include "common/wire.h"
 
 enum {

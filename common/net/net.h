@@ -51,6 +51,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "common/mem.h"
+#include "common/rkey.h"
 #include "farpool.h"
 
 enum {
@@ -68,22 +70,7 @@ typedef struct fp_listener fp_listener;
 typedef struct fp_conn fp_conn;
 typedef struct fp_mr fp_mr;
 
-/* Memory that can be registered for remote access with any backend (common/mem.h makes it). */
-typedef struct fp_mem {
-    void *addr;
-    size_t len;
-    int fd;            /* the memfd behind it, or -1: then shm can not share it with a peer */
-    size_t page_bytes; /* size of the pages behind it */
-} fp_mem;
-
 enum fp_net_access { FP_NET_LOCAL = 0, FP_NET_REMOTE_READ = 1, FP_NET_REMOTE_WRITE = 2 };
-
-/* Names a registered range to peers; travels in control messages. */
-typedef struct fp_rkey {
-    uint64_t key;  /* backend's: verbs rkey; otherwise a number made with getrandom (unguessable) */
-    uint64_t addr; /* what fp_net_op.remote_addr of the range's first byte is */
-    uint64_t len;
-} fp_rkey;
 
 typedef struct fp_sge {
     void *addr;

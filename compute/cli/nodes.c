@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "common/error.h"
+#include "common/net/net.h"
 #include "common/wire.h"
 
 enum { USAGE_WAIT_MS = 2000 };

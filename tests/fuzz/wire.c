@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "common/error.h"
+#include "common/net/net.h"
 #include "common/wire.h"
 #include "tests/lib/testnode.h"
 

@@ -2,6 +2,7 @@
 /* Shows that control messages survive the wire field by field, and that what is not exactly a message of this
  * protocol is refused in words. */
 #include "common/wire.h"
+#include "common/net/net.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
