@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "common/units.h"
 
+#include <stdbool.h>
 #include <string.h>
 
 #include "common/error.h"

@@ -7,6 +7,7 @@
 #include "common/wire.h"
 
 #include <endian.h>
+#include <stdbool.h>
 #include <string.h>
 
 #include "common/error.h"
