@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/clock.h"
 #include "common/error.h"
 
 enum { ACK_TIMEOUT_MAX = 31 }; /* the field has 5 bits */
@@ -126,6 +127,11 @@ void fp_net_close(fp_net *net)
 }
 
 const char *fp_net_scheme(const fp_net *net) { return net->ops->scheme; }
+
+uint64_t fp_net_now_ns(const fp_net *net)
+{
+    return net->ops->now_ns ? net->ops->now_ns(net) : fp_now_ns();
+}
 
 uint64_t fp_net_data_bytes(const fp_net *net)
 {

@@ -131,6 +131,9 @@ int fp_net_open(const char *uri, const fp_net_options *options, fp_net **net) FA
 /* All pollers and mrs must have been closed. */
 void fp_net_close(fp_net *net);
 const char *fp_net_scheme(const fp_net *net);
+/* The clock that this net's timeouts go by: ns that never jump back; the world's time on sim, else the
+ * machine's. Whoever waits for the net takes the time from here. */
+uint64_t fp_net_now_ns(const fp_net *net);
 /* Bytes of peers' READs and WRITEs that this process's CPU has moved so far: 0 where it takes no part. */
 uint64_t fp_net_data_bytes(const fp_net *net);
 
@@ -220,6 +223,7 @@ typedef struct fp_net_ops {
     const char *scheme;
     int (*open)(const fp_uri *uri, const fp_net_options *options, fp_net **net);
     void (*close)(fp_net *net);
+    uint64_t (*now_ns)(const fp_net *net); /* NULL: the machine's clock */
     int (*mr_open)(fp_net *net, const fp_mem *mem, unsigned access, fp_mr **mr);
     void (*mr_close)(fp_mr *mr);
     int (*poller_open)(fp_net *net, fp_poller **poller);

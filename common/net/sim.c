@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The simulated transport's functions; how time moves is in sim_world.c. */
+/* The simulated transport's functions; how time moves is in sim_world.c, what happens then in sim_step.c. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -36,6 +36,8 @@ static void sim_close(fp_net *base)
     free(net);
 }
 
+static uint64_t sim_now_ns(const fp_net *net) { return ((const sim_net *)net)->world->now; }
+
 static int sim_mr_open(fp_net *base, const fp_mem *mem, unsigned access, fp_mr **out)
 {
     sim_net *net = (sim_net *)base;
@@ -61,6 +63,9 @@ static void sim_mr_close(fp_mr *mr)
 static int sim_share(fp_conn *base, fp_mr *mr)
 {
     sim_conn *conn = (sim_conn *)base;
+    for (size_t i = 0; i < conn->shared_count; i++)
+        if (conn->shared[i] == mr)
+            return 0;
     fp_mr **grown = realloc(conn->shared, (conn->shared_count + 1) * sizeof *grown);
     if (!grown)
         return fp_error(FARPOOL_E_NOMEM, "%s: sharing: no memory", base->peer);
@@ -115,134 +120,6 @@ static void sim_poller_close(fp_poller *base)
     free(poller);
 }
 
-/* ---- what happens at a step ------------------------------------------------------------------ */
-
-/* Where the range is at the peer, if this connection may use it so; the peer said so by fp_net_share. */
-static uint8_t *reach(const sim_conn *conn, const sim_op *op)
-{
-    unsigned needed = op->op.kind == FP_NET_READ ? FP_NET_REMOTE_READ : FP_NET_REMOTE_WRITE;
-    const sim_conn *peer = conn->peer;
-    for (size_t i = 0; i < peer->shared_count; i++) {
-        const fp_mr *mr = peer->shared[i];
-        if (!mr || mr->rkey.key != op->op.remote_key)
-            continue;
-        if (!(mr->access & needed) || op->op.remote_addr > mr->mem.len ||
-            op->len > mr->mem.len - op->op.remote_addr)
-            return NULL;
-        return (uint8_t *)mr->mem.addr + op->op.remote_addr;
-    }
-    return NULL;
-}
-
-/* Moves the bytes from op->moved to upto between the pieces here and the range there. */
-static void move(sim_op *op, uint8_t *remote, uint32_t upto)
-{
-    uint32_t at = 0;
-    for (uint32_t i = 0; i < op->op.sge_count && op->moved < upto; i++) {
-        uint8_t *local = op->copy ? op->copy + at : op->op.sge[i].addr;
-        uint32_t len = op->op.sge[i].len;
-        if (op->moved < at + len) {
-            uint32_t skip = op->moved - at, n = (upto < at + len ? upto : at + len) - op->moved;
-            if (op->op.kind == FP_NET_READ)
-                memcpy(local + skip, remote + op->moved, n);
-            else
-                memcpy(remote + op->moved, local + skip, n);
-            op->moved += n;
-        }
-        at += len;
-    }
-}
-
-static void tell_peer(sim_conn *conn, sim_op *op)
-{
-    sim_conn *peer = conn->peer;
-    fp_net_event event = {.conn = &peer->base, .len = op->len};
-    if (op->op.kind == FP_NET_WRITE_IMM) {
-        event.kind = FP_NET_RECV_IMM;
-        event.imm = op->op.imm;
-        fp_sim_give(peer->poller, &event, NULL);
-    } else if (op->op.kind == FP_NET_SEND) {
-        event.kind = FP_NET_RECV;
-        event.data = op->copy;
-        fp_sim_give(peer->poller, &event, op->copy);
-        op->copy = NULL;
-    }
-}
-
-static void step_move(fp_sim_world *world, sim_op *op, uint32_t upto)
-{
-    sim_conn *conn = op->conn;
-    if (!conn || !conn->peer)
-        return; /* broken meanwhile */
-    if (fp_sim_is_cut(world, conn->poller->net->name, conn->peer->poller->net->name) ||
-        (world->config.loss_per_million &&
-         fp_sim_draw(world) % 1000000 < world->config.loss_per_million)) {
-        fp_sim_break(conn, FARPOOL_E_NODE, "the peer does not answer: the connection was lost");
-        return;
-    }
-    if (op->op.kind != FP_NET_SEND) {
-        uint8_t *remote = reach(conn, op);
-        if (!remote) {
-            fp_sim_break(conn, FARPOOL_E_ACCESS,
-                         "the peer refused this access: wrong key, range or permission");
-            return;
-        }
-        move(op, remote, upto);
-    }
-    if (upto == op->len)
-        tell_peer(conn, op);
-}
-
-static sim_conn *find_conn(fp_sim_world *world, uint64_t number)
-{
-    sim_conn *conn = world->conns;
-    while (conn && conn->number != number)
-        conn = conn->next;
-    return conn;
-}
-
-static void run_step(fp_sim_world *world)
-{
-    sim_step step = fp_sim_take_step(world);
-    if (step.time > world->now)
-        world->now = step.time;
-    fp_sim_trace(world, step.kind, step.order);
-    if (step.kind == STEP_ACCEPT) {
-        sim_conn *conn = find_conn(world, step.conn);
-        if (conn && conn->listener && !conn->base.status) {
-            conn->accepted = true;
-            fp_net_event event = {
-                .kind = FP_NET_ACCEPTED, .conn = &conn->base, .listener = &conn->listener->base};
-            fp_sim_give(conn->poller, &event, NULL);
-        }
-        return;
-    }
-    if (step.kind == STEP_MOVE) {
-        step_move(world, step.op, step.upto);
-    } else if (step.op->conn) {
-        step.op->done = true;
-        sim_conn *conn = step.op->conn;
-        while (conn->completed < conn->posted &&
-               conn->ops[conn->completed % FP_NET_DEPTH_MAX]->done)
-            fp_sim_complete(conn, 0);
-    }
-    fp_sim_drop_op_step(step.op);
-}
-
-/* Lets the other nodes handle what they have been given. */
-static void run_drivers(fp_sim_world *world, const sim_poller *waiting)
-{
-    for (sim_poller *poller = world->pollers; poller; poller = poller->next) {
-        if (poller == waiting || !poller->count || !poller->driver || poller->driving)
-            continue;
-        poller->driving = true;
-        world->depth++;
-        poller->driver(poller->driver_arg);
-        world->depth--;
-        poller->driving = false;
-    }
-}
-
 /* ---- polling and posting --------------------------------------------------------------------- */
 
 static int deliver(sim_poller *poller, fp_net_event *events, int max)
@@ -252,6 +129,8 @@ static int deliver(sim_poller *poller, fp_net_event *events, int max)
         sim_queued *queued = &poller->queue[poller->first++];
         poller->count--;
         events[n++] = queued->event;
+        if (queued->event.kind == FP_NET_RECV || queued->event.kind == FP_NET_RECV_IMM)
+            ((sim_conn *)queued->event.conn)->unreceived--;
         if (!queued->message)
             continue;
         if (poller->lent_count == poller->lent_room)
@@ -271,14 +150,17 @@ static int sim_poll(fp_poller *base, fp_net_event *events, int max, int timeout_
     free_lent(poller);
     uint64_t deadline = world->now + (uint64_t)timeout_ms * 1000000;
     bool once = timeout_ms == 0;
+    if (!world->depth)
+        fp_sim_run_drivers(world,
+                           poller); /* a close or a crash has given them something without a step */
     while (!poller->count && !world->depth) {
         if (!world->count || (!once && world->heap[0].time > deadline)) {
             if (!once)
                 world->now = deadline;
             break;
         }
-        run_step(world);
-        run_drivers(world, poller);
+        fp_sim_run_step(world);
+        fp_sim_run_drivers(world, poller);
         if (once)
             break;
     }
@@ -428,8 +310,8 @@ static int sim_connect(fp_poller *base, const fp_uri *uri, fp_conn **out)
     for (int i = 0;
          i < CONNECT_STEPS_MAX && !world->depth && world->count && world->heap[0].time <= back;
          i++) {
-        run_step(world);
-        run_drivers(world, poller);
+        fp_sim_run_step(world);
+        fp_sim_run_drivers(world, poller);
     }
     *out = &ours->base;
     return 0;
@@ -464,6 +346,7 @@ const fp_net_ops fp_net_sim = {
     .scheme = "sim",
     .open = sim_open,
     .close = sim_close,
+    .now_ns = sim_now_ns,
     .mr_open = sim_mr_open,
     .mr_close = sim_mr_close,
     .poller_open = sim_poller_open,

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Inside of the simulated transport: sim_world.c (time, breaking), sim.c (the transport's functions). */
+/* Inside of the simulated transport: sim_world.c (time, breaking), sim_step.c (what happens at each step), sim.c
+ * (the transport's functions). */
 #ifndef FP_COMMON_NET_SIM_WORLD_H
 #define FP_COMMON_NET_SIM_WORLD_H
 
@@ -14,19 +15,19 @@ typedef struct sim_op {
     fp_net_op op;
     uint8_t *copy; /* SEND, INLINE: the bytes */
     uint32_t len, moved;
-    int status;
+    int status; /* what it will complete with, once its answer is back */
     bool done;
     unsigned steps; /* in the heap; freed when 0 and no connection has it */
 } sim_op;
 
-enum step_kind { STEP_MOVE, STEP_DONE, STEP_ACCEPT, STEP_PEER_GONE };
+enum step_kind { STEP_MOVE, STEP_DONE, STEP_ACCEPT };
 
 typedef struct sim_step {
     uint64_t time, order;
     enum step_kind kind;
     sim_op *op;    /* MOVE, DONE */
     uint32_t upto; /* MOVE: so much of it has arrived then */
-    uint64_t conn; /* ACCEPT, PEER_GONE: its number */
+    uint64_t conn; /* ACCEPT: its number */
 } sim_step;
 
 typedef struct sim_queued {
@@ -68,6 +69,8 @@ struct sim_conn {
     sim_conn *peer; /* NULL: gone */
     sim_listener *listener;
     bool accepted; /* given, or to be given, to its application */
+    bool refused;  /* the peer refused an operation: nothing later moves, its answer breaks us */
+    unsigned unreceived; /* messages given to our poller and not yet taken out: N11 */
     sim_op *ops[FP_NET_DEPTH_MAX];
     uint64_t posted, completed;
     uint64_t arrival; /* when the last operation posted arrives */
@@ -106,5 +109,11 @@ void fp_sim_complete(sim_conn *conn, int status);
 /* N5, at both ends: here with status and reason, there with E_NODE. */
 void fp_sim_break(sim_conn *conn, int status, const char *reason);
 bool fp_sim_is_cut(const fp_sim_world *world, const char *a, const char *b);
+
+/* sim_step.c */
+/* The earliest step; there is one. */
+void fp_sim_run_step(fp_sim_world *world);
+/* Lets the nodes other than the one that waits handle what they have been given. */
+void fp_sim_run_drivers(fp_sim_world *world, const sim_poller *waiting);
 
 #endif

@@ -9,7 +9,6 @@
 
 #include <cmocka.h>
 
-#include "common/clock.h"
 #include "tests/lib/peer.h"
 
 static void bad_addresses_are_refused_in_words(void **state)
@@ -54,7 +53,7 @@ static void another_transport_s_address_is_refused(void **state)
     fp_conn *conn;
     fp_listener *listener;
     const char *other = peer_scheme_is("tcp") ? "shm:///tmp/x" : "tcp://127.0.0.1:1";
-    assert_int_equal(fp_net_open(peer_uri(), NULL, &net), 0);
+    assert_int_equal(peer_net_open(peer_uri(), &(fp_net_options){0}, &net), 0);
     assert_int_equal(fp_net_poller_open(net, &poller), 0);
     assert_int_equal(fp_net_connect(poller, other, &conn), FARPOOL_E_INVAL);
     assert_int_equal(fp_net_listen(poller, other, &listener), FARPOOL_E_INVAL);
@@ -111,10 +110,10 @@ static void nobody_listens(void **state)
     c.conn = NULL;
     client_wait_counter(&c, &server.closed, 1);
     peer_stop(&server);
-    uint64_t start = fp_now_ns();
+    uint64_t start = fp_net_now_ns(c.net);
     assert_int_equal(fp_net_connect(c.poller, server.uri, &c.conn), FARPOOL_E_NODE);
     c.conn = NULL;
-    assert_true(fp_now_ns() - start < UINT64_C(12000000000));
+    assert_true(fp_net_now_ns(c.net) - start < UINT64_C(12000000000));
     assert_non_null(strstr(farpool_errmsg(), server.uri));
     client_close(&c);
 }
@@ -174,8 +173,7 @@ static void connections_come_and_go(void **state)
 static void shm_leaves_other_files_alone(void **state)
 {
     (void)state;
-    if (!peer_scheme_is("shm"))
-        skip();
+    peer_applies(__func__);
     char uri[64];
     snprintf(uri, sizeof uri, "shm:///tmp/farpool-test-%d.file", (int)getpid());
     FILE *file = fopen(uri + 6, "w");

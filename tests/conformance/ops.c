@@ -9,7 +9,6 @@
 
 #include <cmocka.h>
 
-#include "common/clock.h"
 #include "tests/lib/peer.h"
 
 static peer server;
@@ -215,20 +214,20 @@ static void poll_waits_as_told(void **state)
 {
     (void)state;
     fp_net_event event;
-    uint64_t start = fp_now_ns();
+    uint64_t start = fp_net_now_ns(c.net);
     assert_int_equal(fp_net_poll(c.poller, &event, 1, 0), 0);
-    assert_true(fp_now_ns() - start < 1000000000);
-    start = fp_now_ns();
+    assert_true(fp_net_now_ns(c.net) - start < 1000000000);
+    start = fp_net_now_ns(c.net);
     assert_int_equal(fp_net_poll(c.poller, &event, 1, 50), 0);
-    assert_true(fp_now_ns() - start >= 49000000);
+    assert_true(fp_net_now_ns(c.net) - start >= 49000000);
 }
 
 static void poller_fd_tells_of_messages(void **state)
 {
     (void)state;
+    peer_applies(__func__);
     struct pollfd wait = {.fd = fp_net_poller_fd(c.poller), .events = POLLIN};
-    if (wait.fd < 0)
-        skip();
+    assert_true(wait.fd >= 0);
     client_send(&c, "e", 1);
     client_expect(&c, FP_NET_DONE, 0);
     fp_net_event event;

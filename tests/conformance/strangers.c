@@ -92,8 +92,7 @@ static void put(int fd, const void *data, size_t len)
 static void not_farpool(void **state)
 {
     (void)state;
-    if (!peer_scheme_is("tcp") && !peer_scheme_is("shm"))
-        skip();
+    peer_applies(__func__);
     static const char http[] = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
     uint64_t random = 88172645463325252u;
     for (int i = 0; i < 20; i++) {
@@ -116,8 +115,7 @@ static void not_farpool(void **state)
 static void silent_and_hasty(void **state)
 {
     (void)state;
-    if (!peer_scheme_is("tcp") && !peer_scheme_is("shm"))
-        skip();
+    peer_applies(__func__);
     int silent[20];
     for (int i = 0; i < 20; i++)
         silent[i] = stranger(); /* says nothing */
@@ -136,6 +134,7 @@ static void silent_and_hasty(void **state)
 static void wrong_version(void **state)
 {
     (void)state;
+    peer_applies(__func__);
     if (peer_scheme_is("tcp")) {
         unsigned char preamble[FP_TCP_PREAMBLE_BYTES], theirs[FP_TCP_PREAMBLE_BYTES];
         fp_tcp_preamble(preamble);
@@ -148,13 +147,11 @@ static void wrong_version(void **state)
         assert_int_equal(fp_tcp_preamble_check(preamble, "test"), FARPOOL_E_PROTO);
         assert_non_null(strstr(farpool_errmsg(), "version 99"));
         expect_hang_up(fd);
-    } else if (peer_scheme_is("shm")) {
+    } else {
         fp_shm_packet hello = {.magic = FP_SHM_MAGIC, .version = 99, .type = FP_SHM_HELLO};
         int fd = stranger();
         put(fd, &hello, sizeof hello);
         expect_hang_up(fd);
-    } else {
-        skip();
     }
 }
 
@@ -176,8 +173,7 @@ static void tcp_lie(const uint32_t words[FP_TCP_HEADER_BYTES / 4])
 static void tcp_liars(void **state)
 {
     (void)state;
-    if (!peer_scheme_is("tcp"))
-        skip();
+    peer_applies(__func__);
     uint32_t key[2];
     memcpy(key, &c.keys.rw.key,
            8); /* known, but not shared with this connection yet or out of range */
@@ -205,8 +201,7 @@ static void tcp_liars(void **state)
 static void tcp_flood(void **state)
 {
     (void)state;
-    if (!peer_scheme_is("tcp"))
-        skip();
+    peer_applies(__func__);
     unsigned char preamble[FP_TCP_PREAMBLE_BYTES];
     struct {
         uint32_t type, len;
@@ -242,8 +237,7 @@ static void send_with_fd(int to, const fp_shm_packet *packet, int fd)
 static void shm_liars(void **state)
 {
     (void)state;
-    if (!peer_scheme_is("shm"))
-        skip();
+    peer_applies(__func__);
     int unsealed = memfd_create("test", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     int sealed = memfd_create("test", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     int file = open("/dev/zero", O_RDWR | O_CLOEXEC);
@@ -296,8 +290,7 @@ static void shm_liars(void **state)
 static void shm_descriptors_give_no_more_than_granted(void **state)
 {
     (void)state;
-    if (!peer_scheme_is("shm"))
-        skip();
+    peer_applies(__func__);
     assert_int_equal(ftruncate(server.mem.fd, 4096), -1);
     int fd = ((fp_shm_mr *)server.others[0])->fd; /* what peers get of the read-only range */
     assert_int_equal(fcntl(fd, F_GETFL) & O_ACCMODE, O_RDONLY);

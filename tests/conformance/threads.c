@@ -114,8 +114,7 @@ static void run_workers(fp_net *net, fp_mem *mem, fp_mr *mr, const char *uri)
 static void pollers_in_threads(void **state)
 {
     (void)state;
-    if (peer_scheme_is("sim"))
-        skip(); /* single-threaded by design */
+    peer_applies(__func__);
     peer server;
     client c;
     peer_start(&server, peer_uri());
@@ -130,8 +129,7 @@ static void pollers_in_threads(void **state)
 static void pollers_beside_registration(void **state)
 {
     (void)state;
-    if (peer_scheme_is("sim"))
-        skip();
+    peer_applies(__func__);
     peer server;
     client c;
     peer_start(&server, peer_uri());

@@ -8,11 +8,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
 
-#include "common/clock.h"
 #include "common/mem.h"
 
 #define MUST(call)                                                                                 \
@@ -24,44 +24,6 @@
             abort();                                                                               \
         }                                                                                          \
     } while (0)
-
-static char current[FP_NET_URI_MAX];
-
-const char *peer_uri(void) { return current; }
-void peer_set_uri(const char *uri) { snprintf(current, sizeof current, "%s", uri); }
-bool peer_scheme_is(const char *scheme)
-{
-    return !strncmp(current, scheme, strlen(scheme)) && current[strlen(scheme)] == ':';
-}
-
-size_t peer_uris(const char **uris, size_t max)
-{
-    static char shm[64];
-    const char *given = getenv("FARPOOL_TEST_URI");
-    if (given && max) {
-        uris[0] = given;
-        return 1;
-    }
-    snprintf(shm, sizeof shm, "shm:///tmp/farpool-test-%d.sock", (int)getpid());
-    const char *all[] = {"tcp://127.0.0.1:0", shm};
-    size_t n = 0;
-    for (size_t i = 0; i < sizeof all / sizeof all[0] && n < max; i++)
-        uris[n++] = all[i];
-    return n;
-}
-
-int peer_for_each(int (*group)(const char *name))
-{
-    const char *uris[8];
-    size_t n = peer_uris(uris, 8);
-    int failures = 0;
-    alarm(300); /* a test that hangs fails */
-    for (size_t i = 0; i < n; i++) {
-        peer_set_uri(uris[i]);
-        failures += group(uris[i]);
-    }
-    return failures;
-}
 
 /* ---- the server ------------------------------------------------------------------------------ */
 
@@ -142,7 +104,7 @@ static void message(peer *p, fp_conn *conn, const char *data, uint32_t len)
     }
 }
 
-static void step(peer *p, int timeout_ms)
+static int step(peer *p, int timeout_ms)
 {
     fp_net_event events[16];
     int n = fp_net_poll(p->poller, events, 1, timeout_ms);
@@ -167,6 +129,15 @@ static void step(peer *p, int timeout_ms)
             atomic_fetch_add(&p->closed, 1);
         }
     }
+    return n;
+}
+
+/* sim: called by the world while the client waits. */
+static void drive(void *arg)
+{
+    peer *p = arg;
+    while (!p->paused && step(p, 0))
+        ;
 }
 
 static void serve_open(peer *p, const char *uri)
@@ -179,7 +150,7 @@ static void serve_open(peer *p, const char *uri)
     pthread_mutex_init(&p->lock, NULL);
     pthread_mutex_init(&p->gate, NULL);
     fp_net_options options = {.connect_timeout_ms = 2000}; /* how long strangers may be silent */
-    MUST(fp_net_open(uri, &options, &p->net));
+    MUST(peer_net_open(uri, &options, &p->net));
     MUST(fp_net_poller_open(p->net, &p->poller));
     MUST(fp_mem_open(PEER_BYTES, FP_MEM_SHARED, -1, &p->mem));
     for (size_t i = 0; i < PEER_BYTES; i++)
@@ -209,6 +180,10 @@ static void *serve(void *arg)
 void peer_start(peer *p, const char *uri)
 {
     serve_open(p, uri);
+    if (peer_world()) {
+        fp_sim_set_driver(p->poller, drive, p);
+        return;
+    }
     p->threaded = true;
     if (pthread_create(&p->thread, NULL, serve, p))
         abort();
@@ -232,7 +207,7 @@ __attribute__((constructor)) static void serve_if_asked(int argc, char **argv, c
         step(&p, 1000);
 }
 
-pid_t peer_fork(const char *uri, char real_uri[FP_NET_URI_MAX])
+static pid_t fork_server(const char *uri, char real_uri[FP_NET_URI_MAX])
 {
     int fds[2];
     if (pipe(fds))
@@ -255,21 +230,25 @@ pid_t peer_fork(const char *uri, char real_uri[FP_NET_URI_MAX])
 
 void peer_pause(peer *p)
 {
+    p->paused = true;
+    if (!p->threaded)
+        return;
     pthread_mutex_lock(&p->gate);
     pthread_mutex_lock(&p->lock);
     pthread_mutex_unlock(&p->gate);
 }
 
-void peer_resume(peer *p) { pthread_mutex_unlock(&p->lock); }
-
-void peer_stop(peer *p)
+void peer_resume(peer *p)
 {
-    atomic_store(&p->stop, true);
+    p->paused = false;
     if (p->threaded)
-        pthread_join(p->thread, NULL);
-    /* Those that clients have left open by now break here. */
-    while (atomic_load(&p->closed) < atomic_load(&p->accepted))
-        step(p, 100);
+        pthread_mutex_unlock(&p->lock);
+    else
+        drive(p); /* what came meanwhile; the world calls only for what comes now */
+}
+
+static void serve_close(peer *p)
+{
     fp_net_listener_close(p->listener);
     fp_net_poller_close(p->poller);
     fp_net_unregister(p->rw);
@@ -281,6 +260,45 @@ void peer_stop(peer *p)
     fp_mem_close(&p->mem);
     pthread_mutex_destroy(&p->lock);
     pthread_mutex_destroy(&p->gate);
+}
+
+void peer_stop(peer *p)
+{
+    atomic_store(&p->stop, true);
+    if (p->threaded)
+        pthread_join(p->thread, NULL);
+    /* Those that clients have left open by now break here. */
+    while (atomic_load(&p->closed) < atomic_load(&p->accepted))
+        step(p, 100);
+    serve_close(p);
+}
+
+/* ---- servers that die ------------------------------------------------------------------------ */
+
+void victim_start(victim *v, const char *uri)
+{
+    if (!peer_world()) {
+        v->pid = fork_server(uri, v->uri);
+        return;
+    }
+    peer_start(&v->node, uri);
+    snprintf(v->uri, sizeof v->uri, "%s", v->node.uri);
+}
+
+void victim_kill(victim *v)
+{
+    if (peer_world())
+        fp_sim_crash(peer_world(), v->uri + strlen("sim://"));
+    else if (kill(v->pid, SIGKILL))
+        abort();
+}
+
+void victim_reap(victim *v)
+{
+    if (peer_world())
+        serve_close(&v->node);
+    else if (waitpid(v->pid, NULL, 0) != v->pid)
+        abort();
 }
 
 /* ---- the client ------------------------------------------------------------------------------ */
@@ -295,8 +313,8 @@ static int poll_one(client *c, fp_net_event *event, int timeout_ms)
 fp_net_event client_wait(client *c)
 {
     fp_net_event event = {0};
-    uint64_t end = fp_now_ns() + PEER_WAIT_MS * UINT64_C(1000000);
-    while (fp_now_ns() < end) {
+    uint64_t end = fp_net_now_ns(c->net) + PEER_WAIT_MS * UINT64_C(1000000);
+    while (fp_net_now_ns(c->net) < end) {
         if (poll_one(c, &event, 100))
             return event;
     }
@@ -369,7 +387,7 @@ void client_open(client *c, peer *server, const char *uri)
 {
     memset(c, 0, sizeof *c);
     c->server = server;
-    MUST(fp_net_open(uri, NULL, &c->net));
+    MUST(peer_net_open(uri, &(fp_net_options){.node = "client"}, &c->net));
     MUST(fp_net_poller_open(c->net, &c->poller));
     MUST(fp_mem_open(PEER_BYTES, FP_MEM_SHARED, -1, &c->mem));
     MUST(fp_net_register(c->net, &c->mem, FP_NET_REMOTE_READ | FP_NET_REMOTE_WRITE, &c->mr));
@@ -389,9 +407,9 @@ void client_close(client *c)
 void client_wait_counter(client *c, atomic_int *counter, int wanted)
 {
     fp_net_event event;
-    uint64_t end = fp_now_ns() + PEER_WAIT_MS * UINT64_C(1000000);
+    uint64_t end = fp_net_now_ns(c->net) + PEER_WAIT_MS * UINT64_C(1000000);
     while (atomic_load(counter) < wanted) {
-        if (fp_now_ns() > end)
+        if (fp_net_now_ns(c->net) > end)
             fail_msg("%d instead of %d within %d ms", atomic_load(counter), wanted, PEER_WAIT_MS);
         if (poll_one(c, &event, 1))
             fail_msg("unexpected event %d", event.kind);

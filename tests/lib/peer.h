@@ -16,7 +16,7 @@
 #include <stdatomic.h>
 #include <sys/types.h>
 
-#include "common/net/net.h"
+#include "common/net/sim.h"
 
 enum { PEER_BYTES = 8 << 20, PEER_PART = 2 << 20, PEER_WAIT_MS = 20000 };
 
@@ -34,8 +34,8 @@ typedef struct peer {
     fp_mr *rw, *others[3];
     char uri[FP_NET_URI_MAX];
     bool threaded;
+    bool paused; /* threaded: guarded by lock */
     pthread_t thread;
-    pid_t pid;
     pthread_mutex_t
         lock; /* held by the thread while it steps: who holds it has paused the server */
     pthread_mutex_t gate; /* taken before lock, so that pausing does not starve */
@@ -46,7 +46,7 @@ typedef struct peer {
 } peer;
 
 typedef struct client {
-    peer *server; /* NULL: another process */
+    peer *server; /* NULL: it is going to die */
     fp_net *net;
     fp_poller *poller;
     fp_conn *conn;
@@ -57,20 +57,33 @@ typedef struct client {
 
 static inline uint8_t peer_byte(size_t i) { return (uint8_t)(i * 31 + (i >> 8) * 7 + (i >> 16)); }
 
-/* The addresses to test: $FARPOOL_TEST_URI, or one for each transport that works here. */
-size_t peer_uris(const char **uris, size_t max);
-const char *peer_uri(void); /* the one under test now */
-void peer_set_uri(const char *uri);
-bool peer_scheme_is(const char *scheme);
-/* Runs group(), a cmocka group, for each address; the number of failures, for main. 77: none. */
+/* tests/lib/peer_scope.c */
+
+/* Runs group(), a cmocka group, for $FARPOOL_TEST_URI or one address of each transport that works
+ * everywhere (tcp, shm, sim); the number of failures, for main. */
 int peer_for_each(int (*group)(const char *name));
+const char *peer_uri(void); /* the one under test now */
+bool peer_scheme_is(const char *scheme);
+fp_sim_world *peer_world(void); /* NULL unless that is sim's */
+/* Skips the calling test, with the reason, where the table there says that it has no meaning. */
+void peer_applies(const char *test);
+/* fp_net_open, within the world if there is one. */
+int peer_net_open(const char *uri, const fp_net_options *options, fp_net **net) FARPOOL_MUST_CHECK;
 
 void peer_start(peer *server, const char *uri);
-/* In a process of its own. Before any net is opened in this one. */
-pid_t peer_fork(const char *uri, char real_uri[FP_NET_URI_MAX]);
 void peer_pause(peer *server);
 void peer_resume(peer *server);
 void peer_stop(peer *server);
+
+/* A server to be killed: a process of its own, or, on sim, a node that crashes. */
+typedef struct victim {
+    char uri[FP_NET_URI_MAX];
+    pid_t pid;
+    peer node; /* sim */
+} victim;
+void victim_start(victim *v, const char *uri); /* before any net is opened in this process */
+void victim_kill(victim *v);                   /* at once */
+void victim_reap(victim *v);                   /* afterwards: frees what is left of it */
 
 void client_open(client *c, peer *server,
                  const char *uri); /* and connect, and the keys have come */

@@ -1,0 +1,161 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What happens at a step of the simulated world: data moves, answers come back, connections are accepted; and how
+ * the other nodes get their turn. */
+#include <string.h>
+
+#include "common/net/sim_world.h"
+
+/* Where the range is at the peer, if this connection may use it so; the peer said so by fp_net_share. */
+static uint8_t *reach(const sim_conn *conn, const sim_op *op)
+{
+    unsigned needed = op->op.kind == FP_NET_READ ? FP_NET_REMOTE_READ : FP_NET_REMOTE_WRITE;
+    const sim_conn *peer = conn->peer;
+    for (size_t i = 0; i < peer->shared_count; i++) {
+        const fp_mr *mr = peer->shared[i];
+        if (!mr || mr->rkey.key != op->op.remote_key)
+            continue;
+        if (!(mr->access & needed) || op->op.remote_addr > mr->mem.len ||
+            op->len > mr->mem.len - op->op.remote_addr)
+            return NULL;
+        return (uint8_t *)mr->mem.addr + op->op.remote_addr;
+    }
+    return NULL;
+}
+
+/* Moves the bytes from op->moved to upto between the pieces here and the range there. */
+static void move(sim_op *op, uint8_t *remote, uint32_t upto)
+{
+    uint32_t at = 0;
+    for (uint32_t i = 0; i < op->op.sge_count && op->moved < upto; i++) {
+        uint8_t *local = op->copy ? op->copy + at : op->op.sge[i].addr;
+        uint32_t len = op->op.sge[i].len;
+        if (op->moved < at + len) {
+            uint32_t skip = op->moved - at, n = (upto < at + len ? upto : at + len) - op->moved;
+            if (op->op.kind == FP_NET_READ)
+                memcpy(local + skip, remote + op->moved, n);
+            else
+                memcpy(remote + op->moved, local + skip, n);
+            op->moved += n;
+        }
+        at += len;
+    }
+}
+
+/* The connection breaks when the answer is back, not before: what was posted earlier succeeds. */
+static void refuse(sim_conn *conn, sim_op *op, int status)
+{
+    conn->refused = true;
+    op->status = status;
+}
+
+static const char *refusal(int status)
+{
+    return status == FARPOOL_E_ACCESS
+               ? "the peer refused this access: wrong key, range or permission"
+               : "the peer does not take its messages out";
+}
+
+static void tell_peer(sim_conn *conn, sim_op *op)
+{
+    sim_conn *peer = conn->peer;
+    fp_net_event event = {.conn = &peer->base, .len = op->len};
+    if (op->op.kind != FP_NET_WRITE_IMM && op->op.kind != FP_NET_SEND)
+        return;
+    if (++peer->unreceived > FP_NET_RECV_DEPTH) { /* N11: no flow control, as on verbs */
+        refuse(conn, op, FARPOOL_E_NODE);
+        return;
+    }
+    if (op->op.kind == FP_NET_WRITE_IMM) {
+        event.kind = FP_NET_RECV_IMM;
+        event.imm = op->op.imm;
+        fp_sim_give(peer->poller, &event, NULL);
+    } else {
+        event.kind = FP_NET_RECV;
+        event.data = op->copy;
+        fp_sim_give(peer->poller, &event, op->copy);
+        op->copy = NULL;
+    }
+}
+
+static void step_move(fp_sim_world *world, sim_op *op, uint32_t upto)
+{
+    sim_conn *conn = op->conn;
+    if (!conn || !conn->peer || conn->refused)
+        return; /* broken meanwhile, or about to */
+    if (fp_sim_is_cut(world, conn->poller->net->name, conn->peer->poller->net->name) ||
+        (world->config.loss_per_million &&
+         fp_sim_draw(world) % 1000000 < world->config.loss_per_million)) {
+        fp_sim_break(conn, FARPOOL_E_NODE, "the peer does not answer: the connection was lost");
+        return;
+    }
+    if (op->op.kind != FP_NET_SEND) {
+        uint8_t *remote = reach(conn, op);
+        if (!remote) {
+            refuse(conn, op, FARPOOL_E_ACCESS);
+            return;
+        }
+        move(op, remote, upto);
+    }
+    if (upto == op->len)
+        tell_peer(conn, op);
+}
+
+static sim_conn *find_conn(fp_sim_world *world, uint64_t number)
+{
+    sim_conn *conn = world->conns;
+    while (conn && conn->number != number)
+        conn = conn->next;
+    return conn;
+}
+
+/* N2: what is done, as far as everything before it is. */
+static void complete_in_order(sim_conn *conn)
+{
+    while (conn->completed < conn->posted) {
+        const sim_op *op = conn->ops[conn->completed % FP_NET_DEPTH_MAX];
+        if (!op->done)
+            return;
+        if (op->status)
+            fp_sim_break(conn, op->status, refusal(op->status));
+        else
+            fp_sim_complete(conn, 0);
+    }
+}
+
+void fp_sim_run_step(fp_sim_world *world)
+{
+    sim_step step = fp_sim_take_step(world);
+    if (step.time > world->now)
+        world->now = step.time;
+    fp_sim_trace(world, step.kind, step.order);
+    if (step.kind == STEP_ACCEPT) {
+        sim_conn *conn = find_conn(world, step.conn);
+        if (conn && conn->listener && !conn->base.status) {
+            conn->accepted = true;
+            fp_net_event event = {
+                .kind = FP_NET_ACCEPTED, .conn = &conn->base, .listener = &conn->listener->base};
+            fp_sim_give(conn->poller, &event, NULL);
+        }
+        return;
+    }
+    if (step.kind == STEP_MOVE) {
+        step_move(world, step.op, step.upto);
+    } else if (step.op->conn) {
+        step.op->done = true;
+        complete_in_order(step.op->conn);
+    }
+    fp_sim_drop_op_step(step.op);
+}
+
+void fp_sim_run_drivers(fp_sim_world *world, const sim_poller *waiting)
+{
+    for (sim_poller *poller = world->pollers; poller; poller = poller->next) {
+        if (poller == waiting || !poller->count || !poller->driver || poller->driving)
+            continue;
+        poller->driving = true;
+        world->depth++;
+        poller->driver(poller->driver_arg);
+        world->depth--;
+        poller->driving = false;
+    }
+}
