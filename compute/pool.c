@@ -97,6 +97,12 @@ static void close_tables(farpool_pool *pool)
 
 int farpool_pool_open(const farpool_pool_options *options, farpool_pool **out)
 {
+    return fp_pool_open(options, &(fp_net_options){0}, out);
+}
+
+int fp_pool_open(const farpool_pool_options *options, const fp_net_options *net_options,
+                 farpool_pool **out)
+{
     /* atomic: numbers pools, so that a thread's note of a pool can't be mistaken for another's */
     static _Atomic uint64_t serials;
     int rc = check_options(options);
@@ -110,6 +116,7 @@ int farpool_pool_open(const farpool_pool_options *options, farpool_pool **out)
     snprintf(pool->name, sizeof pool->name, "%s", options->name ? options->name : "pool");
     pool->frame_count = options->pool_bytes / FARPOOL_UNIT_BYTES;
     pool->batch = choose_batch(options, pool->frame_count);
+    pool->net_options = *net_options;
     pool->mapping = options->mapping == FARPOOL_MAPPING_VM ? &fp_mapping_vm : &fp_mapping_frames;
     pool->serial = atomic_fetch_add_explicit(&serials, 1, memory_order_relaxed) + 1;
     rc = init_locks(pool);

@@ -133,6 +133,8 @@ struct farpool_pool {
     uint32_t *crcs;
     unsigned batch;
     uint64_t serial;
+    fp_net_options
+        net_options; /* its transports are opened with these and their partition's timeout */
     pthread_key_t key;
     int uffd, pidfd;    /* vm: userfaultfd; ourselves, for process_madvise */
     bool batch_madvise; /* vm: process_madvise works on ourselves */
@@ -156,6 +158,11 @@ struct farpool_pool {
     unsigned node_count;
     _Atomic(fp_thread *) threads[FP_THREADS_MAX]; /* written under lock; release/acquire */
 };
+
+/* farpool_pool_open with options for the transports: sim's world and the pool's name in it. A pool over sim
+ * belongs to the world's thread; where it waits for the network, the world moves on. */
+int fp_pool_open(const farpool_pool_options *options, const fp_net_options *net_options,
+                 farpool_pool **pool) FARPOOL_MUST_CHECK;
 
 static inline uint64_t fp_owner(const farpool_partition *partition, farpool_pid pid)
 {

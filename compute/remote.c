@@ -16,7 +16,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "common/clock.h"
 #include "common/error.h"
 
 enum { RETRY_AFTER_NS = 1000000000, EVENTS = 64 };
@@ -36,7 +35,8 @@ static int open_transport_locked(farpool_pool *pool, const char *uri, unsigned t
     if (count == FP_TRANSPORTS_MAX)
         return fp_error(FARPOOL_E_BUSY, "pool %s uses %u transports already", pool->name, count);
     fp_transport *transport = &pool->transports[count];
-    fp_net_options options = {.connect_timeout_ms = timeout_ms};
+    fp_net_options options = pool->net_options;
+    options.connect_timeout_ms = timeout_ms;
     int rc = fp_net_open(uri, &options, &transport->net);
     if (rc)
         return rc;
@@ -188,10 +188,11 @@ static int request(fp_thread *thread, fp_conn *conn, unsigned timeout_ms, fp_msg
     int rc = fp_net_post(conn, &op, 1);
     if (rc)
         return rc;
-    uint64_t deadline = fp_now_ns() + timeout_ms * 1000000ull;
+    const fp_net *net = conn->poller->net; /* conn may be gone when the answer is here */
+    uint64_t deadline = fp_net_now_ns(net) + timeout_ms * 1000000ull;
     thread->reply = msg;
     thread->replied = false;
-    while (!thread->replied && fp_now_ns() < deadline)
+    while (!thread->replied && fp_net_now_ns(net) < deadline)
         fp_remote_poll(thread, 100);
     thread->reply = NULL;
     if (!thread->replied)
@@ -223,9 +224,9 @@ static int say_hello(fp_thread *thread, fp_node *node, fp_conn *conn, unsigned t
 }
 
 /* Whether this thread may try to connect now. While a node is down nobody else does until it is done. */
-static bool may_connect(fp_node *node, unsigned timeout_ms)
+static bool may_connect(fp_node *node, const fp_net *net, unsigned timeout_ms)
 {
-    uint64_t now = fp_now_ns();
+    uint64_t now = fp_net_now_ns(net);
     uint64_t until = atomic_load_explicit(&node->down_until_ns, memory_order_relaxed);
     if (!until)
         return true;                                   /* it was there the last time */
@@ -240,7 +241,7 @@ static int connect_node(fp_thread *thread, unsigned index, unsigned timeout_ms)
     farpool_pool *pool = thread->pool;
     fp_node *node = &pool->nodes[index];
     fp_transport *transport = &pool->transports[node->transport];
-    if (!may_connect(node, timeout_ms))
+    if (!may_connect(node, transport->net, timeout_ms))
         return fp_error(FARPOOL_E_NODE, "memory node %s cannot be reached; trying again soon",
                         node->uri);
     int rc = 0;
@@ -255,8 +256,8 @@ static int connect_node(fp_thread *thread, unsigned index, unsigned timeout_ms)
         if (rc && thread->conns[index]) /* not closed by an event meanwhile */
             close_conn(thread, conn);
     }
-    atomic_store_explicit(&node->down_until_ns, rc ? fp_now_ns() + RETRY_AFTER_NS : 0,
-                          memory_order_relaxed);
+    uint64_t until = rc ? fp_net_now_ns(transport->net) + RETRY_AFTER_NS : 0;
+    atomic_store_explicit(&node->down_until_ns, until, memory_order_relaxed);
     return rc;
 }
 
