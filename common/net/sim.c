@@ -7,7 +7,7 @@
 #include "common/error.h"
 #include "common/net/sim_world.h"
 
-enum { CONNECT_STEPS_MAX = 1 << 20 };
+enum { CONNECT_STEPS_MAX = 1 << 20, LATE_NS = 20000, LATE_STEPS = 12 };
 
 static int sim_open(const fp_uri *uri, const fp_net_options *options, fp_net **out)
 {
@@ -142,6 +142,17 @@ static int deliver(sim_poller *poller, fp_net_event *events, int max)
     return n;
 }
 
+static void come_late(fp_sim_world *world, const sim_poller *poller)
+{
+    uint64_t until = world->now + LATE_NS;
+    for (uint64_t steps = fp_sim_draw(world) % LATE_STEPS; steps; steps--) {
+        if (!world->count || world->heap[0].time > until)
+            return;
+        fp_sim_run_step(world);
+        fp_sim_run_drivers(world, poller);
+    }
+}
+
 static int sim_poll(fp_poller *base, fp_net_event *events, int max, int timeout_ms)
 {
     sim_poller *poller = (sim_poller *)base;
@@ -153,6 +164,8 @@ static int sim_poll(fp_poller *base, fp_net_event *events, int max, int timeout_
     if (!world->depth)
         fp_sim_run_drivers(world,
                            poller); /* a close or a crash has given them something without a step */
+    if (world->config.late && !world->depth)
+        come_late(world, poller);
     while (!poller->count && !world->depth) {
         if (!world->count || (!once && world->heap[0].time > deadline)) {
             if (!once)
@@ -301,6 +314,7 @@ static int sim_connect(fp_poller *base, const fp_uri *uri, fp_conn **out)
             sim_conn_close(&ours->base);
         return fp_error(FARPOOL_E_NOMEM, "%s: no memory for a connection", uri->text);
     }
+    ours->accepted = true;
     theirs->listener = listener;
     ours->peer = theirs;
     theirs->peer = ours;

@@ -18,6 +18,7 @@ typedef struct fp_sim_config {
     uint32_t loss_per_million;               /* chance that an operation loses its connection */
     bool
         torn; /* data of more than 64 bytes moves in pieces of whole cache lines, at different times */
+    bool late; /* pollers look late at times, and then find several events at once */
 } fp_sim_config;
 
 int fp_sim_world_open(uint64_t seed, const fp_sim_config *config,
@@ -32,11 +33,18 @@ uint64_t fp_sim_trace_hash(const fp_sim_world *world);
 /* Called, while another node waits, when the poller has something to give; polls it with timeout 0. */
 void fp_sim_set_driver(fp_poller *poller, void (*driver)(void *arg), void *arg);
 
+/* At this time a function is called, in the midst of whatever is under way: to cut, heal, reset, crash or change the
+ * loss, nothing else. */
+void fp_sim_at(fp_sim_world *world, uint64_t time_ns, void (*call)(void *arg), void *arg);
+void fp_sim_set_loss(fp_sim_world *world, uint32_t loss_per_million);
+
 /* The node is gone at once, as by a power failure: its connections break at their other ends, and none of its
  * pollers gives anything any more. */
 void fp_sim_crash(fp_sim_world *world, const char *node);
 /* Between two nodes: what is under way is lost and breaks its connection; nobody gets through. */
 void fp_sim_cut(fp_sim_world *world, const char *a, const char *b);
 void fp_sim_heal(fp_sim_world *world);
+/* Between two nodes: every connection breaks at once; new ones get through. */
+void fp_sim_reset(fp_sim_world *world, const char *a, const char *b);
 
 #endif

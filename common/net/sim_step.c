@@ -108,6 +108,20 @@ static sim_conn *find_conn(fp_sim_world *world, uint64_t number)
     return conn;
 }
 
+static void step_accept(sim_conn *conn)
+{
+    if (!conn)
+        return;
+    if (!conn->listener || conn->base.status) { /* gone, or broken, before anybody took it */
+        fp_net_sim.conn_close(&conn->base);
+        return;
+    }
+    conn->accepted = true;
+    fp_net_event event = {
+        .kind = FP_NET_ACCEPTED, .conn = &conn->base, .listener = &conn->listener->base};
+    fp_sim_give(conn->poller, &event, NULL);
+}
+
 /* N2: what is done, as far as everything before it is. */
 static void complete_in_order(sim_conn *conn)
 {
@@ -128,14 +142,12 @@ void fp_sim_run_step(fp_sim_world *world)
     if (step.time > world->now)
         world->now = step.time;
     fp_sim_trace(world, step.kind, step.order);
+    if (step.kind == STEP_CALL) {
+        step.call(step.arg);
+        return;
+    }
     if (step.kind == STEP_ACCEPT) {
-        sim_conn *conn = find_conn(world, step.conn);
-        if (conn && conn->listener && !conn->base.status) {
-            conn->accepted = true;
-            fp_net_event event = {
-                .kind = FP_NET_ACCEPTED, .conn = &conn->base, .listener = &conn->listener->base};
-            fp_sim_give(conn->poller, &event, NULL);
-        }
+        step_accept(find_conn(world, step.conn));
         return;
     }
     if (step.kind == STEP_MOVE) {

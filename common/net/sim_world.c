@@ -124,6 +124,17 @@ void fp_sim_set_driver(fp_poller *base, void (*driver)(void *), void *arg)
     poller->driver_arg = arg;
 }
 
+void fp_sim_at(fp_sim_world *world, uint64_t time_ns, void (*call)(void *), void *arg)
+{
+    fp_sim_schedule(world,
+                    (sim_step){.time = time_ns, .kind = STEP_CALL, .call = call, .arg = arg});
+}
+
+void fp_sim_set_loss(fp_sim_world *world, uint32_t loss_per_million)
+{
+    world->config.loss_per_million = loss_per_million;
+}
+
 /* ---- events and connections ------------------------------------------------------------------ */
 
 void fp_sim_give(sim_poller *poller, const fp_net_event *event, void *message)
@@ -164,6 +175,8 @@ static void break_one(sim_conn *conn, int status, const char *reason)
     snprintf(conn->base.reason, sizeof conn->base.reason, "%s", reason);
     for (int code = status; conn->completed < conn->posted; code = FARPOOL_E_CLOSED)
         fp_sim_complete(conn, code); /* N5: the first has the reason */
+    if (!conn->accepted)
+        return; /* nobody has heard of it; STEP_ACCEPT frees it */
     fp_net_event event = {.kind = FP_NET_CLOSED, .status = status, .conn = &conn->base};
     fp_sim_give(conn->poller, &event, NULL);
 }
@@ -195,6 +208,14 @@ void fp_sim_cut(fp_sim_world *world, const char *a, const char *b)
 }
 
 void fp_sim_heal(fp_sim_world *world) { world->cut_count = 0; }
+
+void fp_sim_reset(fp_sim_world *world, const char *a, const char *b)
+{
+    for (sim_conn *conn = world->conns; conn; conn = conn->next)
+        if (conn->peer && !strcmp(conn->poller->net->name, a) &&
+            !strcmp(conn->peer->poller->net->name, b))
+            fp_sim_break(conn, FARPOOL_E_NODE, "the connection was reset");
+}
 
 void fp_sim_crash(fp_sim_world *world, const char *node)
 {

@@ -20,14 +20,16 @@ typedef struct sim_op {
     unsigned steps; /* in the heap; freed when 0 and no connection has it */
 } sim_op;
 
-enum step_kind { STEP_MOVE, STEP_DONE, STEP_ACCEPT };
+enum step_kind { STEP_MOVE, STEP_DONE, STEP_ACCEPT, STEP_CALL };
 
 typedef struct sim_step {
     uint64_t time, order;
     enum step_kind kind;
-    sim_op *op;    /* MOVE, DONE */
-    uint32_t upto; /* MOVE: so much of it has arrived then */
-    uint64_t conn; /* ACCEPT: its number */
+    sim_op *op;           /* MOVE, DONE */
+    uint32_t upto;        /* MOVE: so much of it has arrived then */
+    uint64_t conn;        /* ACCEPT: its number */
+    void (*call)(void *); /* CALL */
+    void *arg;
 } sim_step;
 
 typedef struct sim_queued {
@@ -68,7 +70,7 @@ struct sim_conn {
     sim_poller *poller;
     sim_conn *peer; /* NULL: gone */
     sim_listener *listener;
-    bool accepted; /* given, or to be given, to its application */
+    bool accepted; /* its application has been told of it, or has made it */
     bool refused;  /* the peer refused an operation: nothing later moves, its answer breaks us */
     unsigned unreceived; /* messages given to our poller and not yet taken out: N11 */
     sim_op *ops[FP_NET_DEPTH_MAX];

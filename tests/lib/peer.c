@@ -372,6 +372,24 @@ void client_send(client *c, const void *data, uint32_t len)
     assert_int_equal(fp_net_post(c->conn, &op, 1), 0);
 }
 
+uint32_t client_answer(client *c, void *answer, uint32_t room)
+{
+    uint32_t len = 0;
+    for (bool done = false, answered = false; !done || !answered;) {
+        fp_net_event event = client_wait(c);
+        assert_int_equal(event.status, 0);
+        if (event.kind == FP_NET_RECV && !answered) {
+            assert_true(event.len <= room);
+            memcpy(answer, event.data, len = event.len);
+            answered = true;
+        } else {
+            assert_true(event.kind == FP_NET_DONE && !done);
+            done = true;
+        }
+    }
+    return len;
+}
+
 int client_connect(client *c, const char *uri)
 {
     int rc = fp_net_connect(c->poller, uri, &c->conn);

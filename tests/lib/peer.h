@@ -98,6 +98,8 @@ int client_do(client *c, fp_net_op op);
 fp_net_op op_read(client *c, fp_rkey key, uint64_t offset, size_t local, uint32_t len);
 fp_net_op op_write(client *c, fp_rkey key, uint64_t offset, size_t local, uint32_t len);
 void client_send(client *c, const void *data, uint32_t len);
+/* The completion of that one and the answer to it, which may come in either order; the answer's length. */
+uint32_t client_answer(client *c, void *answer, uint32_t room);
 /* Drives the other side where nobody else does. Until *counter is at least wanted. */
 void client_wait_counter(client *c, atomic_int *counter, int wanted);
 

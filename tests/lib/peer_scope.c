@@ -86,7 +86,7 @@ int peer_for_each(int (*group)(const char *name))
         snprintf(current, sizeof current, "%s", uris[i]);
         if (peer_scheme_is("sim")) {
             const char *seed = getenv("SEED");
-            fp_sim_config config = {.torn = true};
+            fp_sim_config config = {.torn = true, .late = true};
             FP_ASSERT(!fp_sim_world_open(seed ? strtoull(seed, NULL, 10) : 1, &config, &world));
         }
         int failed = group(uris[i]);

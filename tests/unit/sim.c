@@ -174,6 +174,30 @@ static void a_crash_and_a_cut_are_noticed(void **state)
     }
 }
 
+static void reset(void *world) { fp_sim_reset(world, "client", "server"); }
+
+/* The listener's side never hears of it; ours does. */
+static void a_reset_before_the_accept_is_ours_alone(void **state)
+{
+    (void)state;
+    fp_sim_config config = {0};
+    pair p;
+    pair_open(&p, 3, &config);
+    fp_conn *early;
+    fp_net_event event;
+    fp_sim_at(p.world, fp_sim_now_ns(p.world) + 1, reset, p.world);
+    assert_int_equal(fp_net_connect(p.pollers[0], "sim://server", &early), 0);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(fp_net_poll(p.pollers[0], &event, 1, 10), 1);
+        assert_int_equal(event.kind, FP_NET_CLOSED);
+    }
+    assert_int_equal(fp_net_poll(p.pollers[1], &event, 1, 10), 1);
+    assert_ptr_equal(event.conn, p.conns[1]); /* the other one */
+    assert_int_equal(fp_net_poll(p.pollers[1], &event, 1, 10), 0);
+    fp_net_conn_close(early);
+    pair_close(&p);
+}
+
 static void access_is_checked(void **state)
 {
     (void)state;
@@ -197,6 +221,7 @@ int main(void)
         cmocka_unit_test(everything_completes_once),
         cmocka_unit_test(writes_are_torn),
         cmocka_unit_test(a_crash_and_a_cut_are_noticed),
+        cmocka_unit_test(a_reset_before_the_accept_is_ours_alone),
         cmocka_unit_test(access_is_checked),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
