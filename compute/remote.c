@@ -104,8 +104,8 @@ static void complete(fp_thread *thread, fp_io *io, int status)
 
 static void take_reply(fp_thread *thread, const fp_net_event *event)
 {
-    if (!thread->reply || thread->replied)
-        return; /* the answer to a request that timed out */
+    if (!thread->reply || thread->replied || event->conn != thread->reply_conn)
+        return; /* the answer to a request that timed out, perhaps to another node */
     int rc = fp_wire_decode(event->data, event->len, thread->reply);
     if (!rc && thread->reply->request != thread->request)
         return;
@@ -131,8 +131,8 @@ static void take_event(fp_thread *thread, const fp_net_event *event)
     switch (event->kind) {
     case FP_NET_DONE:
         if (!io)
-            break; /* a request; what matters is its answer */
-        if (event->status)
+            break;                                       /* a request; what matters is its answer */
+        if (event->status && io->kind != FP_IO_PREFETCH) /* whose errors nobody is told */
             fp_error(event->status, "memory node %s: %s", fp_net_conn_peer(event->conn),
                      fp_net_conn_reason(event->conn));
         complete(thread, io, event->status == FARPOOL_E_CLOSED ? FARPOOL_E_NODE : event->status);
@@ -141,9 +141,10 @@ static void take_event(fp_thread *thread, const fp_net_event *event)
         take_reply(thread, event);
         break;
     case FP_NET_CLOSED:
-        fp_error(event->status, "memory node %s: %s", fp_net_conn_peer(event->conn),
-                 fp_net_conn_reason(event->conn));
-        if (thread->reply && !thread->replied) {
+        /* Another connection's end must not speak for the one that is waited for. */
+        if (thread->reply && !thread->replied && event->conn == thread->reply_conn) {
+            fp_error(event->status, "memory node %s: %s", fp_net_conn_peer(event->conn),
+                     fp_net_conn_reason(event->conn));
             thread->replied = true;
             thread->reply_status = event->status;
         }
@@ -174,23 +175,38 @@ void fp_remote_poll(fp_thread *thread, int timeout_ms)
 
 /* ---- requests -------------------------------------------------------------------------------- */
 
-/* Sends msg and waits for the answer, which replaces it. An answer of type ERROR becomes its code. */
-static int request(fp_thread *thread, fp_conn *conn, unsigned timeout_ms, fp_msg *msg,
+/* Posts. E_CLOSED: nothing was posted, for the connection had broken meanwhile. That has been taken in now, so the
+ * caller may connect and try once more: whoever was idle needs not suffer from it. */
+static int post(fp_thread *thread, unsigned node, const fp_net_op *ops, size_t count)
+{
+    if (thread->conns[node]) {
+        int rc = fp_net_post(thread->conns[node], ops, count);
+        if (rc != FARPOOL_E_CLOSED)
+            return rc;
+        fp_remote_poll(thread, 0);
+    }
+    return fp_error(FARPOOL_E_CLOSED, "memory node %s: the connection was lost",
+                    thread->pool->nodes[node].uri);
+}
+
+/* Sends msg and waits for the answer, which replaces it. An answer of type ERROR becomes its code. E_CLOSED: nothing
+ * was sent. */
+static int request(fp_thread *thread, unsigned node, unsigned timeout_ms, fp_msg *msg,
                    enum fp_msg_type expected)
 {
     uint8_t buffer[FP_NET_MESSAGE_MAX];
-    char peer[FP_NET_URI_MAX];
-    snprintf(peer, sizeof peer, "%s", fp_net_conn_peer(conn));
+    const char *peer = thread->pool->nodes[node].uri;
+    const fp_net *net = thread->pool->transports[thread->pool->nodes[node].transport].net;
     msg->request = ++thread->request;
     fp_net_op op = {.kind = FP_NET_SEND, .sge_count = 1};
     op.sge[0] =
         (fp_sge){.addr = buffer, .len = (uint32_t)fp_wire_encode(msg, buffer, sizeof buffer)};
-    int rc = fp_net_post(conn, &op, 1);
+    int rc = post(thread, node, &op, 1);
     if (rc)
         return rc;
-    const fp_net *net = conn->poller->net; /* conn may be gone when the answer is here */
     uint64_t deadline = fp_net_now_ns(net) + timeout_ms * 1000000ull;
     thread->reply = msg;
+    thread->reply_conn = thread->conns[node];
     thread->replied = false;
     while (!thread->replied && fp_net_now_ns(net) < deadline)
         fp_remote_poll(thread, 100);
@@ -209,16 +225,17 @@ static int request(fp_thread *thread, fp_conn *conn, unsigned timeout_ms, fp_msg
     return 0;
 }
 
-static int say_hello(fp_thread *thread, fp_node *node, fp_conn *conn, unsigned timeout_ms)
+static int say_hello(fp_thread *thread, unsigned index, unsigned timeout_ms)
 {
+    fp_node *node = &thread->pool->nodes[index];
     fp_msg *msg = calloc(1, sizeof *msg);
     if (!msg)
         return fp_error(FARPOOL_E_NOMEM, "connecting to %s: no memory", node->uri);
     msg->type = FP_MSG_HELLO;
     snprintf(msg->text, sizeof msg->text, "%s", thread->pool->name);
-    int rc = request(thread, conn, timeout_ms, msg, FP_MSG_HELLO_OK);
+    int rc = request(thread, index, timeout_ms, msg, FP_MSG_HELLO_OK);
     if (!rc)
-        thread->boots[node - thread->pool->nodes] = msg->boot_id;
+        thread->boots[index] = msg->boot_id;
     free(msg);
     return rc;
 }
@@ -252,7 +269,7 @@ static int connect_node(fp_thread *thread, unsigned index, unsigned timeout_ms)
         rc = fp_net_connect(thread->pollers[node->transport], node->uri, &conn);
     if (!rc) {
         thread->conns[index] = conn;
-        rc = say_hello(thread, node, conn, timeout_ms);
+        rc = say_hello(thread, index, timeout_ms);
         if (rc && thread->conns[index]) /* not closed by an event meanwhile */
             close_conn(thread, conn);
     }
@@ -266,13 +283,12 @@ static int connect_node(fp_thread *thread, unsigned index, unsigned timeout_ms)
 static int walk_extents(fp_thread *thread, farpool_partition *partition, unsigned node, fp_msg *msg,
                         fp_rkey **extents)
 {
-    fp_conn *conn = thread->conns[node];
     uint32_t seen = 0;
     do {
         msg->partition = partition->id;
         msg->epoch = partition->epoch;
         msg->first = seen;
-        int rc = request(thread, conn, partition->timeout_ms, msg, FP_MSG_EXTENTS);
+        int rc = request(thread, node, partition->timeout_ms, msg, FP_MSG_EXTENTS);
         if (rc)
             return rc;
         if (msg->first != seen || !msg->count || msg->count > msg->total - seen ||
@@ -290,7 +306,8 @@ static int walk_extents(fp_thread *thread, farpool_partition *partition, unsigne
         seen += msg->count;
         msg->type = FP_MSG_ATTACH;
     } while (seen < msg->total);
-    thread->attached[partition->index].nodes |= 1u << node;
+    if (thread->conns[node]) /* it may have broken right behind the answer */
+        thread->attached[partition->index].nodes |= 1u << node;
     return 0;
 }
 
@@ -319,6 +336,8 @@ static int attach(fp_thread *thread, farpool_partition *partition, unsigned node
     return walk_extents(thread, partition, node, msg, extents);
 }
 
+static int node_error(int rc) { return rc == FARPOOL_E_CLOSED ? FARPOOL_E_NODE : rc; }
+
 int fp_remote_grant(fp_thread *thread, farpool_partition *partition, unsigned node, uint64_t bytes,
                     fp_rkey **extents, uint32_t *count, uint64_t *extent_bytes)
 {
@@ -327,6 +346,8 @@ int fp_remote_grant(fp_thread *thread, farpool_partition *partition, unsigned no
     if (!msg)
         return fp_error(FARPOOL_E_NOMEM, "opening partition: no memory for a message");
     int rc = attach(thread, partition, node, FP_MSG_GRANT, bytes, msg, extents);
+    if (rc == FARPOOL_E_CLOSED && msg->type == FP_MSG_GRANT) /* not sent */
+        rc = attach(thread, partition, node, FP_MSG_GRANT, bytes, msg, extents);
     *count = msg->total;
     *extent_bytes = msg->extent_bytes;
     free(msg);
@@ -334,7 +355,7 @@ int fp_remote_grant(fp_thread *thread, farpool_partition *partition, unsigned no
         free(*extents);
         *extents = NULL;
     }
-    return rc;
+    return node_error(rc);
 }
 
 int fp_remote_release(fp_thread *thread, farpool_partition *partition, unsigned node)
@@ -342,16 +363,19 @@ int fp_remote_release(fp_thread *thread, farpool_partition *partition, unsigned 
     fp_msg *msg = calloc(1, sizeof *msg);
     if (!msg)
         return fp_error(FARPOOL_E_NOMEM, "closing partition: no memory for a message");
-    int rc = attach(thread, partition, node, FP_MSG_ATTACH, 0, msg, NULL);
-    if (!rc) {
+    int rc = FARPOOL_E_CLOSED;
+    for (int tries = 0; rc == FARPOOL_E_CLOSED && tries < 2; tries++) {
+        rc = attach(thread, partition, node, FP_MSG_ATTACH, 0, msg, NULL);
+        if (rc)
+            continue;
         msg->type = FP_MSG_RELEASE;
         msg->partition = partition->id;
         msg->epoch = partition->epoch;
-        rc = request(thread, thread->conns[node], partition->timeout_ms, msg, FP_MSG_RELEASE_OK);
+        rc = request(thread, node, partition->timeout_ms, msg, FP_MSG_RELEASE_OK);
     }
     thread->attached[partition->index].nodes &= ~(1u << node);
     free(msg);
-    return rc;
+    return node_error(rc);
 }
 
 /* ---- transfers ------------------------------------------------------------------------------- */
@@ -368,6 +392,10 @@ static int ready_conn(fp_thread *thread, farpool_partition *partition, unsigned 
         return fp_error(FARPOOL_E_NOMEM, "connecting: no memory for a message");
     int rc = attach(thread, partition, node, FP_MSG_ATTACH, 0, msg, NULL);
     free(msg);
+    if (rc == FARPOOL_E_NOTFOUND) /* which to our callers means that there is no such page */
+        rc = fp_error(FARPOOL_E_FENCED,
+                      "memory node %s: partition %llu was taken over and has been released since",
+                      thread->pool->nodes[node].uri, (unsigned long long)partition->id);
     return rc;
 }
 
@@ -407,7 +435,6 @@ void fp_remote_post(fp_thread *thread, fp_io *const *ios, size_t count)
         unsigned node = extent->node;
         const fp_transport *transport =
             &thread->pool->transports[thread->pool->nodes[node].transport];
-        int rc = ready_conn(thread, ios[i]->partition, node);
         farpool_partition *partition = ios[i]->partition;
         size_t n = 0;
         do {
@@ -416,10 +443,14 @@ void fp_remote_post(fp_thread *thread, fp_io *const *ios, size_t count)
             if (i + n < count)
                 extent = extent_of(ios[i + n], &slot);
         } while (i + n < count && extent->node == node && ios[i + n]->partition == partition);
-        if (!rc)
-            rc = fp_net_post(thread->conns[node], ops, n);
+        int rc = FARPOOL_E_CLOSED;
+        for (int tries = 0; rc == FARPOOL_E_CLOSED && tries < 2; tries++) {
+            rc = ready_conn(thread, partition, node);
+            if (!rc)
+                rc = post(thread, node, ops, n);
+        }
         for (size_t k = 0; rc && k < n; k++)
-            complete(thread, ios[i + k], rc == FARPOOL_E_CLOSED ? FARPOOL_E_NODE : rc);
+            complete(thread, ios[i + k], node_error(rc));
         i += n;
     }
 }

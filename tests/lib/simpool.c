@@ -1,0 +1,135 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tests/lib/simpool.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/error.h"
+#include "memnode/node.h"
+
+enum { POOL_BYTES = 1 << 20, EXTENT_UNITS = 1 << FP_EXTENT_ORDER_MIN, SPACE_BYTES = 64 << 20 };
+
+static void require(int rc, const char *what)
+{
+    if (!rc)
+        return;
+    fprintf(stderr, "simulated pool: %s: %s (%s)\n", what, farpool_errmsg(), fp_error_name(rc));
+    exit(1);
+}
+
+static void drive(void *node)
+{
+    while (fp_memnode_step(((sim_node *)node)->memnode) > 0)
+        ;
+}
+
+static void node_open(sim_node *node)
+{
+    fp_memnode_config config = {.name = node->uri + strlen("sim://"),
+                                .memory_bytes = (uint64_t)EXTENT_UNITS * FP_SLOT_UNIT_BYTES,
+                                .extent_order = FP_EXTENT_ORDER_MIN,
+                                .numa_node = -1,
+                                .boot_id = node->boot_id};
+    fp_net_options options = {.world = node->world};
+    const char *bound;
+    require(fp_memnode_open(&config, &node->memnode), "opening a memory node");
+    require(fp_memnode_listen(node->memnode, node->uri, &options, &bound), "listening");
+    fp_sim_set_driver(fp_memnode_poller(node->memnode, 0), drive, node);
+}
+
+void sim_setup_open(sim_setup *s, uint64_t seed, const fp_sim_config *config, unsigned node_count)
+{
+    memset(s, 0, sizeof *s);
+    s->node_count = node_count;
+    require(fp_sim_world_open(seed, config, &s->world), "opening a world");
+    for (unsigned i = 0; i < node_count; i++) {
+        s->nodes[i].world = s->world;
+        s->nodes[i].boot_id = seed * 1000 + i + 1;
+        snprintf(s->nodes[i].uri, sizeof s->nodes[i].uri, "sim://node%u", i);
+        s->uris[i] = s->nodes[i].uri;
+        node_open(&s->nodes[i]);
+    }
+    fp_net_options options = {.world = s->world};
+    require(fp_net_open("sim://clock", &options, &s->clock_net), "opening a net");
+    require(fp_net_poller_open(s->clock_net, &s->clock), "opening a poller");
+}
+
+void sim_setup_close(sim_setup *s)
+{
+    for (unsigned i = 0; i < s->node_count; i++)
+        fp_memnode_close(s->nodes[i].memnode);
+    fp_net_poller_close(s->clock);
+    fp_net_close(s->clock_net);
+    fp_sim_world_close(s->world);
+}
+
+void sim_pool_open(sim_setup *s, const char *name, uint64_t epoch, enum farpool_mapping mapping,
+                   farpool_pool **pool, farpool_partition **partition)
+{
+    farpool_pool_options options;
+    farpool_pool_options_init(&options);
+    options.pool_bytes = POOL_BYTES;
+    options.mapping = mapping;
+    fp_net_options net_options = {.world = s->world, .node = name};
+    int rc = fp_pool_open(&options, &net_options, pool);
+    if (rc == FARPOOL_E_UNSUPPORTED) {
+        options.mapping = FARPOOL_MAPPING_FRAMES;
+        rc = fp_pool_open(&options, &net_options, pool);
+    }
+    require(rc, "opening a pool");
+    farpool_partition_options part;
+    farpool_partition_options_init(&part);
+    part.epoch = epoch;
+    part.space_bytes = SPACE_BYTES;
+    part.slab_bytes = (uint64_t)s->node_count * EXTENT_UNITS * FP_SLOT_UNIT_BYTES;
+    part.memnodes = s->uris;
+    part.memnode_count = s->node_count;
+    require(farpool_partition_open(*pool, &part, partition), "opening a partition");
+}
+
+void sim_pass(sim_setup *s, unsigned ms)
+{
+    fp_net_event event;
+    require(fp_net_poll(s->clock, &event, 1, (int)ms), "waiting");
+}
+
+void sim_node_crash(void *arg)
+{
+    sim_node *node = arg;
+    node->lost = true;
+    fp_sim_crash(node->world, node->uri + strlen("sim://"));
+}
+
+void sim_node_restart(sim_node *node)
+{
+    fp_memnode_close(node->memnode);
+    node->boot_id += 100;
+    node_open(node);
+}
+
+static const fp_extent *extent_of(farpool_partition *partition, farpool_pid pid, uint64_t *unit)
+{
+    uint32_t slot = atomic_load_explicit(&partition->entries[pid].slot, memory_order_relaxed);
+    *unit = slot & ((1u << partition->extent_shift) - 1);
+    return &partition->extents[slot >> partition->extent_shift];
+}
+
+sim_node *sim_page_node(sim_setup *s, farpool_partition *partition, farpool_pid pid)
+{
+    uint64_t unit;
+    const char *uri = partition->pool->nodes[extent_of(partition, pid, &unit)->node].uri;
+    return &s->nodes[strcmp(uri, s->nodes[0].uri) != 0];
+}
+
+uint8_t *sim_page_slot(sim_setup *s, farpool_partition *partition, farpool_pid pid)
+{
+    uint64_t unit;
+    const fp_extent *extent = extent_of(partition, pid, &unit);
+    const fp_extents *all = &sim_page_node(s, partition, pid)->memnode->extents;
+    for (uint32_t i = 0; i < all->count; i++)
+        if (fp_net_rkey(all->list[i].mrs[0]).key == extent->key)
+            return (uint8_t *)all->list[i].mem.addr + extent->addr + unit * FP_SLOT_UNIT_BYTES;
+    require(FARPOOL_E_NOTFOUND, "finding a slot");
+    return NULL;
+}

@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A pool and its memory nodes in a simulated world, all in the calling thread. */
+#ifndef FP_TESTS_LIB_SIMPOOL_H
+#define FP_TESTS_LIB_SIMPOOL_H
+
+#include "common/net/sim.h"
+#include "compute/pool.h"
+#include "memnode/server.h"
+
+enum { SIM_NODES_MAX = 2 };
+
+typedef struct sim_node {
+    char uri[32];
+    fp_memnode *memnode;
+    uint64_t boot_id;
+    bool lost; /* has crashed: what it held is gone */
+    fp_sim_world *world;
+} sim_node;
+
+typedef struct sim_setup {
+    fp_sim_world *world;
+    sim_node nodes[SIM_NODES_MAX];
+    const char *uris[SIM_NODES_MAX];
+    unsigned node_count;
+    fp_net *clock_net; /* a node that only waits */
+    fp_poller *clock;
+} sim_setup;
+
+/* Each node has one extent's memory. Ends the process on failure, as everything here. */
+void sim_setup_open(sim_setup *s, uint64_t seed, const fp_sim_config *config, unsigned node_count);
+void sim_setup_close(sim_setup *s);
+
+/* A pool of 1 MiB with one partition that has all the nodes' memory, named `name` in the world. vm: if the kernel
+ * has it, else frames. */
+void sim_pool_open(sim_setup *s, const char *name, uint64_t epoch, enum farpool_mapping mapping,
+                   farpool_pool **pool, farpool_partition **partition);
+
+void sim_pass(sim_setup *s, unsigned ms); /* lets so much of the world's time pass */
+void sim_node_crash(void *node);          /* a sim_node; also for fp_sim_at */
+void sim_node_restart(sim_node *node);    /* after a crash: empty, at the same address */
+
+/* The node that the page's slot is on, and the slot's bytes there, header first. */
+sim_node *sim_page_node(sim_setup *s, farpool_partition *partition, farpool_pid pid);
+uint8_t *sim_page_slot(sim_setup *s, farpool_partition *partition, farpool_pid pid);
+
+#endif
