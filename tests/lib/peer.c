@@ -230,9 +230,10 @@ static pid_t fork_server(const char *uri, char real_uri[FP_NET_URI_MAX])
 
 void peer_pause(peer *p)
 {
-    p->paused = true;
-    if (!p->threaded)
+    if (!p->threaded) {
+        p->paused = true;
         return;
+    }
     pthread_mutex_lock(&p->gate);
     pthread_mutex_lock(&p->lock);
     pthread_mutex_unlock(&p->gate);
@@ -240,11 +241,12 @@ void peer_pause(peer *p)
 
 void peer_resume(peer *p)
 {
-    p->paused = false;
-    if (p->threaded)
+    if (p->threaded) {
         pthread_mutex_unlock(&p->lock);
-    else
-        drive(p); /* what came meanwhile; the world calls only for what comes now */
+        return;
+    }
+    p->paused = false;
+    drive(p); /* what came meanwhile; the world calls only for what comes now */
 }
 
 static void serve_close(peer *p)

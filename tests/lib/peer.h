@@ -34,7 +34,7 @@ typedef struct peer {
     fp_mr *rw, *others[3];
     char uri[FP_NET_URI_MAX];
     bool threaded;
-    bool paused; /* threaded: guarded by lock */
+    bool paused; /* sim: the world does not get it to step */
     pthread_t thread;
     pthread_mutex_t
         lock; /* held by the thread while it steps: who holds it has paused the server */

@@ -8,7 +8,12 @@
 #include "common/error.h"
 #include "memnode/node.h"
 
-enum { POOL_BYTES = 1 << 20, EXTENT_UNITS = 1 << FP_EXTENT_ORDER_MIN, SPACE_BYTES = 64 << 20 };
+enum {
+    POOL_BYTES = 1 << 20,
+    EXTENT_UNITS = 1 << FP_EXTENT_ORDER_MIN,
+    SPACE_BYTES = 64 << 20,
+    TRIES = 50
+};
 
 static void require(int rc, const char *what)
 {
@@ -85,7 +90,15 @@ void sim_pool_open(sim_setup *s, const char *name, uint64_t epoch, enum farpool_
     part.slab_bytes = (uint64_t)s->node_count * EXTENT_UNITS * FP_SLOT_UNIT_BYTES;
     part.memnodes = s->uris;
     part.memnode_count = s->node_count;
-    require(farpool_partition_open(*pool, &part, partition), "opening a partition");
+    /* Losses: a node may have granted its share without our hearing of it, so the epoch must rise. */
+    rc = farpool_partition_open(*pool, &part, partition);
+    for (int tries = 0; rc && tries < TRIES; tries++) {
+        require(rc == FARPOOL_E_NODE || rc == FARPOOL_E_FENCED ? 0 : rc, "opening a partition");
+        sim_pass(s, 1100); /* nobody tries again within a second */
+        part.epoch++;
+        rc = farpool_partition_open(*pool, &part, partition);
+    }
+    require(rc, "opening a partition");
 }
 
 void sim_pass(sim_setup *s, unsigned ms)

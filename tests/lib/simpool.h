@@ -30,8 +30,8 @@ typedef struct sim_setup {
 void sim_setup_open(sim_setup *s, uint64_t seed, const fp_sim_config *config, unsigned node_count);
 void sim_setup_close(sim_setup *s);
 
-/* A pool of 1 MiB with one partition that has all the nodes' memory, named `name` in the world. vm: if the kernel
- * has it, else frames. */
+/* A pool of 1 MiB with one partition that has all the nodes' memory, named `name` in the world. The epoch is
+ * `epoch` or, where losses make it try again, higher. Mapping vm: if the kernel has it, else frames. */
 void sim_pool_open(sim_setup *s, const char *name, uint64_t epoch, enum farpool_mapping mapping,
                    farpool_pool **pool, farpool_partition **partition);
 

@@ -409,10 +409,10 @@ static uint64_t run_seed(uint64_t seed)
     r.quiet = r.trouble == NONE || r.trouble == CRASH || r.trouble == RIVAL;
     fp_sim_config config = {.torn = seed % 4 != 0, .late = seed % 3 != 0};
     sim_setup_open(&r.sim, seed, &config, 1 + (unsigned)draw(SIM_NODES_MAX));
-    sim_pool_open(&r.sim, "pool", 1, draw(3) ? FARPOOL_MAPPING_FRAMES : FARPOOL_MAPPING_VM, &r.pool,
-                  &r.part);
     if (!r.quiet)
         fp_sim_set_loss(r.sim.world, 500u << draw(8));
+    sim_pool_open(&r.sim, "pool", 1, draw(3) ? FARPOOL_MAPPING_FRAMES : FARPOOL_MAPPING_VM, &r.pool,
+                  &r.part);
     for (unsigned i = 0; i < PAGES_MAX * 3 / 4; i++)
         op_alloc(); /* more than fits */
     for (unsigned op = 0; op < OPS; op++) {
