@@ -3,6 +3,7 @@
 #
 #   CC=gcc|clang           the compiler
 #   SAN=address,undefined  builds into build-asan/;  SAN=thread  into build-tsan/
+#   SAN=fuzzer,address     (clang) builds tests/fuzz for libFuzzer into build-fuzz/
 #   BUILD=DIR              builds somewhere else;  V=1 shows whole commands
 #   prefix, libdir, DESTDIR  as usual for install
 ifeq ($(origin CC),default)
@@ -21,6 +22,9 @@ INSTALL ?= install
 
 ifeq ($(findstring thread,$(SAN)),thread)
 BUILD ?= build-tsan
+else ifneq ($(findstring fuzzer,$(SAN)),)
+BUILD ?= build-fuzz
+CPPFLAGS += -DFARPOOL_LIBFUZZER
 else ifneq ($(SAN),)
 BUILD ?= build-asan
 else
@@ -63,6 +67,7 @@ LIB_SRC := $(COMMON_SRC) $(call sources,compute)
 MEMNODE_SRC := $(filter-out memnode/main.c,$(call sources,memnode))
 MEMNODE_MAIN := $(wildcard memnode/main.c)
 CLI_SRC := $(call sources,compute/cli)
+CLI_LIB_SRC := $(filter-out compute/cli/main.c,$(CLI_SRC))
 BENCH_LIB_SRC := $(call sources,bench/lib)
 BENCH_SRC := $(call sources,bench)
 TEST_LIB_SRC := $(call sources,tests/lib)
@@ -76,6 +81,7 @@ HEADERS := $(wildcard include/*.h common/*.h common/net/*.h compute/*.h compute/
 
 INTERNAL := $(B)/libfarpool-internal.a
 LIBMEMNODE := $(B)/libmemnode.a
+LIBCLI := $(B)/libcli.a
 LIBTEST := $(B)/libtest.a
 LIBBENCH := $(B)/libbench.a
 STATIC := $(B)/libfarpool.a
@@ -85,7 +91,7 @@ CLI := $(if $(CLI_SRC),$(B)/farpool)
 TESTS := $(patsubst tests/%.c,$(B)/tests/%,$(TEST_SRC))
 BENCHES := $(patsubst bench/%.c,$(B)/bench/%,$(BENCH_SRC))
 
-.PHONY: all help deps deps-build demo test check bench bench-programs tests tests-unit install uninstall format \
+.PHONY: all help deps deps-build demo test check fuzz bench bench-programs tests tests-unit install uninstall format \
 	lint clean FORCE
 .DELETE_ON_ERROR:
 .SECONDARY:
@@ -103,6 +109,7 @@ help:
 	@echo 'make demo               real input through memory nodes on this machine, under a minute'
 	@echo 'make test [T=SUITE[/NAME]]  every test, or one suite, or one test; under 20 minutes'
 	@echo 'make check              the quick part of the tests; under 2 minutes'
+	@echo 'make fuzz [T=NAME] [SECONDS=60]  each fuzzer, or one, under libFuzzer (clang)'
 	@echo 'make bench              builds the benchmarks and runs each (see bench/run --help)'
 	@echo 'make install uninstall  prefix=$(prefix) DESTDIR=$(DESTDIR)'
 	@echo 'make format lint        rewrites the layout; checks layout, layering and likely bugs'
@@ -139,6 +146,7 @@ $(1): $(call objects,$(2)) $(1).list
 endef
 $(eval $(call archive,$(INTERNAL),$(LIB_SRC)))
 $(eval $(call archive,$(LIBMEMNODE),$(MEMNODE_SRC)))
+$(eval $(call archive,$(LIBCLI),$(CLI_LIB_SRC)))
 $(eval $(call archive,$(LIBTEST),$(TEST_LIB_SRC)))
 $(eval $(call archive,$(LIBBENCH),$(BENCH_LIB_SRC)))
 
@@ -167,7 +175,7 @@ $(B)/farpool-memnode: $(call objects,$(MEMNODE_MAIN)) $(LIBMEMNODE) $(INTERNAL)
 	$(LINK) $(LIBS) $(MALLOC_LIBS)
 $(B)/farpool: $(call objects,$(CLI_SRC)) $(INTERNAL)
 	$(LINK) $(LIBS) $(MALLOC_LIBS) -lm
-$(B)/tests/%: $(B)/obj/tests/%.o $(LIBTEST) $(LIBMEMNODE) $(INTERNAL)
+$(B)/tests/%: $(B)/obj/tests/%.o $(LIBTEST) $(LIBCLI) $(LIBMEMNODE) $(INTERNAL)
 	$(LINK) -lcmocka $(LIBS) -lm
 $(B)/bench/%: $(B)/obj/bench/%.o $(LIBBENCH) $(LIBMEMNODE) $(INTERNAL)
 	$(LINK) -llmdb $(LIBS) -lm
@@ -194,6 +202,9 @@ test: deps
 
 check: deps
 	@tests/run --quick
+
+fuzz: deps
+	@scripts/fuzz $(or $(SECONDS),60) $(T)
 
 bench: deps
 	@$(MAKE) --no-print-directory bench-programs
@@ -229,7 +240,7 @@ lint:
 	@scripts/lint
 
 clean:
-	rm -rf build build-asan build-tsan build-clang $(filter-out . / ..,$(B))
+	rm -rf build build-asan build-tsan build-clang build-fuzz $(filter-out . / ..,$(B))
 
 # `make print-ALL_SRC` tells the scripts what make knows.
 print-%:
