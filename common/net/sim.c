@@ -167,6 +167,9 @@ static int sim_poll(fp_poller *base, fp_net_event *events, int max, int timeout_
     if (world->config.late && !world->depth)
         come_late(world, poller);
     while (!poller->count && !world->depth) {
+        run_drivers(world, poller); /* closing gives others something without a step */
+        if (poller->count)
+            break;
         if (!world->count || (!once && world->heap[0].time > deadline)) {
             if (!once)
                 world->now = deadline;
