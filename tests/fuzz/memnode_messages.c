@@ -14,6 +14,7 @@
 #include "common/net/sim_world.h"
 #include "memnode/node.h"
 #include "tests/lib/fuzz.h"
+#include "tests/lib/memnode_check.h"
 
 enum {
     CONNS = 6,
@@ -27,7 +28,7 @@ enum {
 #define EXTENT_BYTES ((uint64_t)FP_SLOT_UNIT_BYTES << FP_EXTENT_ORDER_MIN)
 #define HONEST 0x686f6e657374ull /* the partition of the client that keeps to the rules */
 
-const unsigned fuzz_runs = 150;
+const unsigned fuzz_runs = 120;
 
 typedef struct client {
     fp_conn *conn; /* NULL: none */
@@ -43,15 +44,17 @@ static fp_net *net;
 static fp_poller *poller;
 static client clients[CONNS + 1], *const honest = &clients[CONNS];
 static fp_rkey keys[KEYS];
-static unsigned key_count, under_way;
+static unsigned key_count, under_way, calls, laziness;
 static _Alignas(64) uint8_t local[MARK];
 static fp_mr *local_mr;
 
+/* One step, and that not always: so that many messages stand in one batch, and what takes several steps (a GRANT
+ * that waits for clearing) meets the next ones. settle does the rest. */
 static void drive(void *arg)
 {
     (void)arg;
-    while (fp_memnode_step(node) > 0)
-        ;
+    if (++calls % laziness == 0)
+        FUZZ_CHECK(fp_memnode_step(node) >= 0);
 }
 
 /* ---- clients --------------------------------------------------------------------------------- */
@@ -91,14 +94,20 @@ static void close_client(client *c)
 static void settle(void)
 {
     fp_net_event event;
-    while (fp_net_poll(poller, &event, 1, 1000) == 1)
-        take(&event);
-    for (client *c = clients; c <= honest; c++) {
-        if (c->conn && c->closed)
-            close_client(c);
+    for (int idle = 0; idle < 2;
+         idle++) { /* the node's step may bring more to be polled, and that another step */
+        int moved = fp_net_poll(poller, &event, 1, 1000);
+        if (moved == 1)
+            take(&event);
+        for (client *c = clients; c <= honest; c++) {
+            if (c->conn && c->closed)
+                close_client(c);
+        }
+        int more = moved ? 0 : fp_memnode_step(node);
+        FUZZ_CHECK(moved >= 0 && more >= 0);
+        if (moved || more)
+            idle = -1;
     }
-    while (fp_net_poll(poller, &event, 1, 1000) == 1) /* and has been told of it */
-        take(&event);
     under_way = 0;
 }
 
@@ -106,7 +115,8 @@ static void send_bytes(client *c, const uint8_t *bytes, size_t len)
 {
     fp_net_op op = {.kind = FP_NET_SEND, .sge_count = 1};
     op.sge[0] = (fp_sge){.addr = (void *)(uintptr_t)bytes, .len = (uint32_t)len};
-    FUZZ_CHECK(!fp_net_post(c->conn, &op, 1));
+    int rc = fp_net_post(c->conn, &op, 1);
+    FUZZ_CHECK(!rc || (rc == FARPOOL_E_CLOSED && under_way)); /* CLOSED is still to be polled */
     c->sent++;
     under_way++;
 }
@@ -116,6 +126,7 @@ static void connect_client(client *c)
     memset(c, 0, sizeof *c);
     FUZZ_CHECK(!fp_net_connect(poller, "sim://node", &c->conn));
     fp_net_conn_set_user(c->conn, c);
+    under_way++; /* the node may be yet to hear of it */
 }
 
 static void ask_soundly(client *c, fp_msg msg, enum fp_msg_type answer)
@@ -141,51 +152,6 @@ static int transfer(client *c, enum fp_net_kind kind, fp_rkey key, bool at_end)
 
 /* ---- what must hold whenever nothing moves --------------------------------------------------- */
 
-static void check_extents(void)
-{
-    const fp_extents *extents = &node->extents;
-    uint32_t owners[EXTENTS] = {0}, granted = 0, free_count = 0;
-    for (const fp_grant *grant = node->grants; grant; grant = grant->next) {
-        FUZZ_CHECK(grant->partition && grant->count >= 1 && grant->count <= EXTENTS);
-        for (const fp_grant *other = grant->next; other; other = other->next)
-            FUZZ_CHECK(other->partition != grant->partition);
-        for (uint32_t i = 0; i < grant->count; i++) {
-            FUZZ_CHECK(grant->extents[i] < EXTENTS && ++owners[grant->extents[i]] == 1);
-            FUZZ_CHECK(extents->list[grant->extents[i]].state == FP_EXTENT_GRANTED);
-        }
-        granted += grant->count;
-    }
-    static const uint8_t zero[MARK];
-    for (uint32_t i = 0; i < EXTENTS; i++) {
-        const fp_extent_memory *extent = &extents->list[i];
-        FUZZ_CHECK(extent->state == FP_EXTENT_GRANTED || extent->state == FP_EXTENT_FREE);
-        if (extent->state != FP_EXTENT_FREE)
-            continue;
-        free_count++;
-        const uint8_t *bytes = extent->mem.addr;
-        FUZZ_CHECK(!memcmp(bytes, zero, MARK));
-        FUZZ_CHECK(!memcmp(bytes + EXTENT_BYTES - MARK, zero, MARK));
-    }
-    FUZZ_CHECK(granted + free_count == EXTENTS && extents->free == free_count && !extents->dirty);
-    fp_memnode_usage usage;
-    fp_memnode_usage_get(node, &usage);
-    FUZZ_CHECK(usage.bytes_total == EXTENTS * EXTENT_BYTES && !usage.pending && !node->pending);
-    FUZZ_CHECK(usage.bytes_granted == granted * EXTENT_BYTES);
-    FUZZ_CHECK(!usage.bytes_clearing && !usage.bytes_lost);
-}
-
-static bool has_extent(const fp_client *c, const fp_mr *mr)
-{
-    for (uint32_t i = 0; i < c->attached_count; i++) {
-        const fp_grant *grant = c->attached[i];
-        for (uint32_t k = 0; k < grant->count; k++) {
-            if (node->extents.list[grant->extents[k]].mrs[0] == mr)
-                return true;
-        }
-    }
-    return false;
-}
-
 /* Each connection reaches the extents of partitions that it is attached to, and no others. */
 static void check_clients(void)
 {
@@ -204,7 +170,7 @@ static void check_clients(void)
         }
         const sim_conn *conn = (const sim_conn *)known->conn;
         for (size_t i = 0; i < conn->shared_count; i++)
-            FUZZ_CHECK(!conn->shared[i] || has_extent(known, conn->shared[i]));
+            FUZZ_CHECK(!conn->shared[i] || memnode_reaches(node, known, conn->shared[i]));
     }
     FUZZ_CHECK(node->client_count == open);
 }
@@ -223,6 +189,14 @@ static void check_honest(void)
 
 /* ---- foretelling ----------------------------------------------------------------------------- */
 
+static const fp_grant *grant_of(uint64_t partition)
+{
+    const fp_grant *grant = node->grants;
+    while (grant && grant->partition != partition)
+        grant = grant->next;
+    return grant;
+}
+
 static int foretell_grant(const fp_msg *msg, const fp_grant *known)
 {
     if (!msg->partition || !msg->bytes)
@@ -236,9 +210,7 @@ static int foretell_grant(const fp_msg *msg, const fp_grant *known)
 /* The type of the answer, the code of an ERROR, or CUT_OFF. */
 static int foretell(const fp_msg *msg, const fp_client *from)
 {
-    const fp_grant *known = node->grants;
-    while (known && known->partition != msg->partition)
-        known = known->next;
+    const fp_grant *known = grant_of(msg->partition);
     if (!from->greeted && msg->type != FP_MSG_HELLO)
         return FARPOOL_E_PROTO;
     switch (msg->type) {
@@ -305,7 +277,7 @@ static void send_foretold(client *c, const uint8_t *bytes, size_t len, const fp_
 static size_t make_message(fuzz_script *script, uint8_t *bytes)
 {
     static fp_msg msg;
-    uint64_t shape = fuzz_number(script, 3);
+    uint64_t shape = fuzz_number(script, 4);
     memset(&msg, 0, offsetof(fp_msg, extents));
     static const enum fp_msg_type often[] = {FP_MSG_GRANT,   FP_MSG_GRANT, FP_MSG_ATTACH,
                                              FP_MSG_RELEASE, FP_MSG_HELLO, FP_MSG_USAGE};
@@ -314,21 +286,24 @@ static size_t make_message(fuzz_script *script, uint8_t *bytes)
     msg.request = (uint32_t)shape;
     msg.partition = (shape >> 4) % 4;
     msg.epoch = (shape >> 6) % 8;
-    msg.bytes = ((shape >> 9) % 8) * EXTENT_BYTES - (shape >> 12) % 2;
+    msg.bytes = ((shape >> 9) % 8) % (EXTENTS + 1) * EXTENT_BYTES - (shape >> 12) % 2;
     msg.first = type == 14 || (shape >> 13) % 4 ? 0 : (uint32_t)(shape >> 15) % 4;
     msg.count = msg.total = type == 14 ? (uint32_t)(shape >> 15) % 4 : 0;
     snprintf(msg.text, sizeof msg.text, "client %u", (unsigned)shape % 100);
+    const fp_grant *known = grant_of(msg.partition);
+    if (known && (shape >> 20) % 2) /* its sender knows where things stand */
+        msg.epoch = known->epoch + (msg.type == FP_MSG_GRANT);
     if ((shape >> 17) % 8 == 0) {
         msg.partition = fuzz_number(script, 8);
         msg.epoch = fuzz_number(script, 8);
         msg.bytes = fuzz_number(script, 8);
     }
     size_t len = fp_wire_encode(&msg, bytes, FP_NET_MESSAGE_MAX);
-    for (uint64_t n = (shape >> 20) % 16; n > 12; n--) {
+    for (uint64_t n = (shape >> 21) % 16; n > 12; n--) {
         uint64_t where = fuzz_number(script, 2);
         bytes[(where >> 8) % len] = (uint8_t)where;
     }
-    if ((shape >> 20) % 16 == 12)
+    if ((shape >> 21) % 16 == 12)
         len = fuzz_number(script, 1) % (len + 1);
     return len;
 }
@@ -373,23 +348,60 @@ static void use_key(client *c, fuzz_script *script)
     const fp_client *known = at_node(c);
     for (uint32_t i = 0; i < EXTENTS; i++) {
         const fp_mr *mr = node->extents.list[i].mrs[0];
-        entitled |= fp_net_rkey(mr).key == key.key && has_extent(known, mr);
+        entitled |= fp_net_rkey(mr).key == key.key && memnode_reaches(node, known, mr);
     }
     memset(local, (int)choice | 1, MARK);
     int rc = transfer(c, reads ? FP_NET_READ : FP_NET_WRITE, key, choice & 2);
     FUZZ_CHECK(!rc ? entitled : rc == FARPOOL_E_ACCESS);
 }
 
+static void greet(client *c)
+{
+    if (c->conn)
+        return;
+    settle();
+    connect_client(c);
+    ask_soundly(c, (fp_msg){.type = FP_MSG_HELLO, .text = "stranger"}, FP_MSG_HELLO_OK);
+}
+
+/* Memory is short: one lets go of most of it, and others ask for it before it is cleared. Some of them then leave
+ * without waiting. */
+static void crowd(fuzz_script *script)
+{
+    static uint8_t bytes[FP_NET_MESSAGE_MAX];
+    uint64_t shape = fuzz_number(script, 3);
+    for (client *c = clients; c < honest; c++)
+        greet(c);
+    settle();
+    for (unsigned i = 0; i < 6; i++) {
+        client *c = &clients[(shape >> i) % CONNS];
+        fp_msg msg = {.type = FP_MSG_GRANT, .request = i, .partition = 1 + (shape >> 2 * i) % 3};
+        const fp_grant *known = grant_of(msg.partition);
+        msg.epoch = known ? known->epoch : 0;
+        if ((shape >> (6 + i)) % 3 == 0)
+            msg.type = FP_MSG_RELEASE;
+        else
+            msg.epoch += i + 1;
+        msg.bytes = (1 + (shape >> (8 + i)) % (EXTENTS - 1)) * EXTENT_BYTES;
+        if (c->conn)
+            send_bytes(c, bytes, fp_wire_encode(&msg, bytes, sizeof bytes));
+        msg.type = FP_MSG_USAGE_OK; /* gets it cut off */
+        if (c->conn && (shape >> (12 + i)) % 4 == 0)
+            send_bytes(c, bytes, fp_wire_encode(&msg, bytes, sizeof bytes));
+        else if ((shape >> (12 + i)) % 4 == 1)
+            close_client(c);
+    }
+}
+
 static void step(fuzz_script *script)
 {
     uint64_t what = fuzz_number(script, 1);
     client *c = &clients[what % CONNS];
-    static fp_msg hello = {.type = FP_MSG_HELLO, .text = "stranger"};
     switch (fuzz_number(script, 1) % 16) {
     case 0:
         close_client(c);
         under_way++; /* the node is yet to hear of it */
-        if (what & 128)
+        if (what >= 64)
             settle();
         break;
     case 1: /* comes in silence */
@@ -397,20 +409,19 @@ static void step(fuzz_script *script)
             connect_client(c);
         break;
     case 2:
-        send_step(c, script, true, what & 128);
+        send_step(c, script, true, what >= 64);
         break;
     case 3:
     case 4:
     case 5:
         use_key(c, script);
         break;
+    case 6:
+        crowd(script);
+        break;
     default:
-        if (!c->conn) {
-            settle();
-            connect_client(c);
-            ask_soundly(c, hello, FP_MSG_HELLO_OK);
-        }
-        send_step(c, script, false, what & 128);
+        greet(c);
+        send_step(c, script, false, what >= 64);
     }
 }
 
@@ -436,7 +447,7 @@ static void open_all(uint64_t seed)
     FUZZ_CHECK(!fp_net_poller_open(net, &poller));
     FUZZ_CHECK(!fp_net_register(net, &mem, FP_NET_LOCAL, &local_mr));
     memset(clients, 0, sizeof clients);
-    key_count = under_way = 0;
+    key_count = under_way = calls = 0;
     connect_client(honest);
     ask_soundly(honest, (fp_msg){.type = FP_MSG_HELLO, .text = "honest"}, FP_MSG_HELLO_OK);
     fp_msg grant = {.type = FP_MSG_GRANT, .partition = HONEST, .epoch = 1, .bytes = 1};
@@ -460,16 +471,17 @@ static void close_all(void)
 void fuzz_one(const uint8_t *data, size_t len)
 {
     fuzz_script script = {data, data + len};
+    laziness = 1 + (unsigned)fuzz_number(&script, 1) % 32;
     open_all(fuzz_number(&script, 4));
     for (int i = 0; i < STEPS_MAX && script.at < script.end; i++) {
         step(&script);
         if (under_way)
             continue;
-        check_extents();
+        memnode_check(node);
         check_clients();
     }
     settle();
-    check_extents();
+    memnode_check(node);
     check_clients();
     check_honest();
     close_all();
