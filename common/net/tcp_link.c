@@ -237,11 +237,9 @@ static int shake_hands(int fd, const fp_uri *uri, unsigned timeout_ms, uint64_t 
         ssize_t n = recv(fd, preamble + have, sizeof preamble - have, 0);
         if (n < 0 && (errno == EAGAIN || errno == EINTR))
             continue;
-        if (n <= 0 && have == 0)
+        if (n <= 0)
             return fp_error(FARPOOL_E_NODE, "connecting to %s: the peer closed the connection",
                             uri->text);
-        if (n <= 0)
-            break;
         have += (size_t)n;
         if (memcmp(preamble, magic, have < sizeof magic ? have : sizeof magic) != 0)
             break; /* no use in waiting for more */

@@ -14,6 +14,7 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -153,6 +154,34 @@ static void wrong_version(void **state)
         put(fd, &hello, sizeof hello);
         expect_hang_up(fd);
     }
+}
+
+/* A server that hangs up in the middle of its hello has not said it. */
+static void tcp_half_a_hello(void **state)
+{
+    (void)state;
+    if (!peer_scheme_is("tcp"))
+        skip();
+    unsigned char preamble[FP_TCP_PREAMBLE_BYTES];
+    fp_tcp_preamble(preamble);
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t len = sizeof at;
+    int half = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_int_equal(bind(half, (struct sockaddr *)&at, sizeof at), 0);
+    assert_int_equal(listen(half, 1), 0);
+    assert_int_equal(getsockname(half, (struct sockaddr *)&at, &len), 0);
+    pid_t pid = fork();
+    if (pid == 0) {
+        int fd = accept(half, NULL, NULL);
+        put(fd, preamble, sizeof preamble - 1);
+        _exit(0);
+    }
+    char uri[FP_NET_URI_MAX];
+    fp_conn *conn;
+    snprintf(uri, sizeof uri, "tcp://127.0.0.1:%u", ntohs(at.sin_port));
+    assert_int_equal(fp_net_connect(c.poller, uri, &conn), FARPOOL_E_NODE);
+    assert_int_equal(waitpid(pid, NULL, 0), pid);
+    close(half);
 }
 
 /* A peer that shook hands properly and then sends this. */
@@ -301,13 +330,10 @@ static int group(const char *name)
 {
     const struct CMUnitTest tests[] = {
 #define T(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
-        T(not_farpool),
-        T(silent_and_hasty),
-        T(wrong_version),
-        T(tcp_liars),
-        T(tcp_flood),
-        T(shm_liars),
-        T(shm_descriptors_give_no_more_than_granted),
+        T(not_farpool),   T(silent_and_hasty),
+        T(wrong_version), T(tcp_half_a_hello),
+        T(tcp_liars),     T(tcp_flood),
+        T(shm_liars),     T(shm_descriptors_give_no_more_than_granted),
 #undef T
     };
     return cmocka_run_group_tests_name(name, tests, NULL, NULL);
