@@ -377,6 +377,23 @@ static void death_is_noticed_when_busy(void **state)
     }
 }
 
+/* N6: what is closed leaves nothing in the poller, also of one who never polls in between. */
+static void close_again_and_again(void **state)
+{
+    (void)state;
+    enum { ROUNDS = 60 };
+    for (int i = 0; i < ROUNDS; i++) {
+        fp_conn *conn;
+        assert_int_equal(fp_net_connect(c.poller, server.uri, &conn), 0);
+        fp_net_op op = {.kind = FP_NET_SEND, .sge_count = 1, .sge = {{.addr = "z", .len = 1}}};
+        for (int k = 0; k < FP_NET_RECV_DEPTH; k++)
+            assert_int_equal(fp_net_post(conn, &op, 1), 0);
+        fp_net_conn_close(conn);
+    }
+    assert_int_equal(client_do(&c, op_read(&c, c.keys.rw, 64, 0, 64)), 0);
+    client_wait_counter(&c, &server.closed, ROUNDS);
+}
+
 static int group(const char *name)
 {
     const struct CMUnitTest tests[] = {
@@ -397,6 +414,7 @@ static int group(const char *name)
         T(nothing_lands_after_withdrawal),
         T(close_with_operations_in_flight),
         T(the_peer_closes),
+        T(close_again_and_again),
 #undef T
     };
     return cmocka_run_group_tests_name(name, tests, NULL, NULL);
