@@ -4,6 +4,7 @@
 #include <linux/memfd.h>
 #include <numa.h>
 #include <numaif.h>
+#include <stdbool.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>

@@ -161,15 +161,12 @@ static int sim_poll(fp_poller *base, fp_net_event *events, int max, int timeout_
     free_lent(poller);
     uint64_t deadline = world->now + (uint64_t)timeout_ms * 1000000;
     bool once = timeout_ms == 0;
+    /* A close or a crash has given others something without a step. */
     if (!world->depth)
-        fp_sim_run_drivers(world,
-                           poller); /* a close or a crash has given them something without a step */
+        fp_sim_run_drivers(world, poller);
     if (world->config.late && !world->depth)
         come_late(world, poller);
     while (!poller->count && !world->depth) {
-        run_drivers(world, poller); /* closing gives others something without a step */
-        if (poller->count)
-            break;
         if (!world->count || (!once && world->heap[0].time > deadline)) {
             if (!once)
                 world->now = deadline;

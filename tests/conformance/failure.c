@@ -341,19 +341,17 @@ static void death_is_noticed_when_idle(void **state)
 static void death_is_noticed_when_busy(void **state)
 {
     (void)state;
-    if (peer_scheme_is("sim"))
-        skip();
-    char uris[2][FP_NET_URI_MAX];
-    pid_t pids[2] = {peer_fork(peer_uri(), uris[0]), 0};
-    /* a second server at an address of its own; shm's are files */
-    char second[FP_NET_URI_MAX];
-    snprintf(second, sizeof second, "%s%s", peer_uri(), peer_scheme_is("shm") ? ".2" : "");
-    pids[1] = peer_fork(second, uris[1]);
-    client_open(&c, NULL, uris[0]);
+    static victim second; /* at an address of its own */
+    char uri[FP_NET_URI_MAX];
+    bool named = peer_scheme_is("shm") || peer_scheme_is("sim"); /* the others choose a port */
+    snprintf(uri, sizeof uri, "%s%s", peer_uri(), named ? ".2" : "");
+    victim_start(&dying, peer_uri());
+    victim_start(&second, uri);
+    client_open(&c, NULL, dying.uri);
     fp_conn *idle = c.conn;
-    assert_int_equal(client_connect(&c, uris[1]), 0);
-    assert_int_equal(kill(pids[0], SIGKILL), 0);
-    uint64_t start = fp_now_ns();
+    assert_int_equal(client_connect(&c, second.uri), 0);
+    victim_kill(&dying);
+    uint64_t start = fp_net_now_ns(c.net);
     for (bool closed = false; !closed;) {
         fp_net_op op = op_read(&c, c.keys.rw, 0, 0, 4096);
         assert_int_equal(fp_net_post(c.conn, &op, 1), 0);
@@ -366,15 +364,13 @@ static void death_is_noticed_when_busy(void **state)
             assert_ptr_equal(event.conn, done ? c.conn : idle);
             assert_int_equal(event.status, done ? 0 : FARPOOL_E_NODE);
         }
-        assert_true(fp_now_ns() - start < UINT64_C(5000000000));
+        assert_true(fp_net_now_ns(c.net) - start < UINT64_C(5000000000));
     }
     fp_net_conn_close(idle);
+    victim_reap(&dying);
     client_close(&c);
-    for (int i = 0; i < 2; i++) {
-        if (i)
-            kill(pids[i], SIGKILL);
-        assert_int_equal(waitpid(pids[i], NULL, 0), pids[i]);
-    }
+    victim_kill(&second);
+    victim_reap(&second);
 }
 
 /* N6: what is closed leaves nothing in the poller, also of one who never polls in between. */

@@ -273,7 +273,7 @@ static void op_optimistic(void)
     farpool_section_leave(&section);
 }
 
-/* Bytes of a slot that are not what was written: never taken for a page. */
+/* Bytes of a page at the node that are not what was written: never taken for it. */
 static void op_spoil(void)
 {
     const model_page *page = any_page();
@@ -282,7 +282,7 @@ static void op_spoil(void)
     if (fp_word_state(word) != FP_EVICTED || trouble_possible())
         return;
     uint8_t *slot = sim_page_slot(&r.sim, r.part, page->pid);
-    size_t at = draw(2) ? FP_SLOT_HEADER_BYTES + draw(words_of(page) * 8) : draw(32);
+    size_t at = FP_SLOT_HEADER_BYTES + draw(words_of(page) * 8);
     void *words;
     slot[at] ^= 0x40;
     int rc = farpool_fix(r.part, page->pid, FARPOOL_SHARED, &words);
