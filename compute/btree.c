@@ -35,6 +35,8 @@
 
 #include <stdlib.h>
 
+#include "common/error.h"
+
 enum write_mode { INSERT, UPDATE, PUT };
 
 int fp_btree_overflow_write(const farpool_btree *tree, farpool_slice value, fp_btree_ref *ref)
@@ -62,12 +64,46 @@ int fp_btree_overflow_free(const farpool_btree *tree, const fp_btree_ref *ref)
     return rc;
 }
 
+/* ---- what is refused -------------------------------------------------------------------------- */
+
+int fp_btree_check_key(farpool_slice key)
+{
+    if (!key.data || key.len == 0)
+        return fp_error(FARPOOL_E_INVAL, "B+-tree: a key of no bytes; 1 to %u are possible",
+                        FARPOOL_KEY_MAX);
+    if (key.len > FARPOOL_KEY_MAX)
+        return fp_error(FARPOOL_E_TOO_BIG, "B+-tree: a key of %zu bytes; 1 to %u are possible",
+                        key.len, FARPOOL_KEY_MAX);
+    return 0;
+}
+
+int fp_btree_check_value(farpool_slice value)
+{
+    if (!value.data && value.len)
+        return fp_error(FARPOOL_E_INVAL, "B+-tree: a value of %zu bytes at no address", value.len);
+    if (value.len > FARPOOL_VALUE_MAX)
+        return fp_error(FARPOOL_E_TOO_BIG, "B+-tree: a value of %zu bytes; at most %u are possible",
+                        value.len, FARPOOL_VALUE_MAX);
+    return 0;
+}
+
+int fp_btree_corrupt(const farpool_btree *tree, farpool_pid pid)
+{
+    return fp_error(FARPOOL_E_CORRUPT, "B+-tree: page %llu is not what the tree of root %llu says",
+                    (unsigned long long)pid, (unsigned long long)tree->root);
+}
+
+static int no_memory(size_t bytes)
+{
+    return fp_error(FARPOOL_E_NOMEM, "B+-tree: no memory for a handle of %zu bytes", bytes);
+}
+
 /* ---- handles ---------------------------------------------------------------------------------- */
 
 int farpool_btree_open(farpool_partition *partition, farpool_pid root, farpool_btree **tree)
 {
     if (!partition || !tree)
-        return FARPOOL_E_INVAL;
+        return fp_error(FARPOOL_E_INVAL, "farpool_btree_open: no partition or no place for a tree");
     void *page;
     int rc = farpool_fix(partition, root, FARPOOL_SHARED, &page);
     if (rc)
@@ -76,21 +112,23 @@ int farpool_btree_open(farpool_partition *partition, farpool_pid root, farpool_b
     bool is_root = node->magic == FP_BTREE_MAGIC && !node->has_upper && !node->lower_len;
     farpool_unfix(partition, root, FARPOOL_SHARED);
     if (!is_root)
-        return FARPOOL_E_CORRUPT;
+        return fp_error(FARPOOL_E_CORRUPT, "B+-tree: page %llu is no root of a tree",
+                        (unsigned long long)root);
     *tree = malloc(sizeof **tree);
     if (!*tree)
-        return FARPOOL_E_NOMEM;
-    **tree = (farpool_btree){partition, root};
+        return no_memory(sizeof **tree);
+    **tree = (farpool_btree){partition, root, FP_BTREE_TRIES};
     return 0;
 }
 
 int farpool_btree_create(farpool_partition *partition, farpool_pid *root, farpool_btree **tree)
 {
     if (!partition || !root || !tree)
-        return FARPOOL_E_INVAL;
+        return fp_error(FARPOOL_E_INVAL,
+                        "farpool_btree_create: no partition or no place for root or tree");
     farpool_btree *created = malloc(sizeof *created);
     if (!created)
-        return FARPOOL_E_NOMEM;
+        return no_memory(sizeof *created);
     void *page;
     int rc = farpool_page_alloc(partition, 0, root, &page);
     if (rc) {
@@ -100,19 +138,12 @@ int farpool_btree_create(farpool_partition *partition, farpool_pid *root, farpoo
     farpool_slice none = {NULL, 0};
     fp_btree_node_init(page, 0, none, false, none);
     farpool_unfix(partition, *root, FARPOOL_EXCLUSIVE);
-    *created = (farpool_btree){partition, *root};
+    *created = (farpool_btree){partition, *root, FP_BTREE_TRIES};
     *tree = created;
     return 0;
 }
 
 void farpool_btree_close(farpool_btree *tree) { free(tree); }
-
-static int check_key(const farpool_btree *tree, farpool_slice key)
-{
-    if (!tree || !key.data || key.len == 0)
-        return FARPOOL_E_INVAL;
-    return key.len > FARPOOL_KEY_MAX ? FARPOOL_E_TOO_BIG : 0;
-}
 
 /* ---- lookup ----------------------------------------------------------------------------------- */
 
@@ -185,12 +216,12 @@ static int read_overflow(const farpool_btree *tree, const found *answer, const f
         return FARPOOL_E_RETRY;
     }
     if (rc)
-        return rc == FARPOOL_E_NOTFOUND ? FARPOOL_E_CORRUPT : rc;
+        return rc == FARPOOL_E_NOTFOUND ? fp_btree_corrupt(tree, answer->ref.pid) : rc;
     unsigned order = farpool_page_order(tree->partition, answer->ref.pid);
     if (answer->len <= (size_t)FARPOOL_UNIT_BYTES << order)
         memcpy(answer->buffer, page, answer->len);
     else
-        rc = FARPOOL_E_CORRUPT;
+        rc = fp_btree_corrupt(tree, answer->ref.pid);
     farpool_unfix(tree->partition, answer->ref.pid, FARPOOL_SHARED);
     return rc;
 }
@@ -212,11 +243,15 @@ static int lookup_latched(const farpool_btree *tree, farpool_slice key, found *a
 int farpool_btree_lookup(farpool_btree *tree, farpool_slice key, void *buffer, size_t capacity,
                          size_t *len)
 {
-    int rc = check_key(tree, key);
-    if (rc || !len || (!buffer && capacity))
-        return rc ? rc : FARPOOL_E_INVAL;
+    int rc = fp_btree_check_key(key);
+    if (rc)
+        return rc;
+    if (!tree || !len || (!buffer && capacity))
+        return fp_error(FARPOOL_E_INVAL,
+                        "farpool_btree_lookup: no tree, buffer or place for the length");
     found answer = {.buffer = buffer, .capacity = capacity};
-    for (unsigned tries = 0; tries < FP_BTREE_TRIES; tries++) {
+    rc = FARPOOL_E_RETRY;
+    for (unsigned tries = 0; tries < tree->tries; tries++) {
         fp_btree_place place;
         rc = try_lookup(tree, key, &answer, &place);
         if (!rc && answer.overflow)
@@ -281,13 +316,15 @@ static int write_value(farpool_btree *tree, farpool_slice key, farpool_slice val
                        enum write_mode mode)
 {
     fp_btree_ref ref;
-    int rc = check_key(tree, key);
-    if (rc || (!value.data && value.len))
-        return rc ? rc : FARPOOL_E_INVAL;
-    if (value.len > FARPOOL_VALUE_MAX)
-        return FARPOOL_E_TOO_BIG;
+    int rc = fp_btree_check_key(key);
+    if (!rc)
+        rc = fp_btree_check_value(value);
+    if (rc)
+        return rc;
+    if (!tree)
+        return fp_error(FARPOOL_E_INVAL, "farpool_btree: a write without a tree");
     change record = {.key = key, .value = value};
-    if (key.len + value.len > FP_BTREE_RECORD_MAX && value.len > sizeof ref) {
+    if (fp_btree_overflows(key.len, value.len)) {
         rc = fp_btree_overflow_write(tree, value, &ref);
         if (rc)
             return rc;
@@ -323,9 +360,11 @@ int farpool_btree_put(farpool_btree *tree, farpool_slice key, farpool_slice valu
 
 int farpool_btree_delete(farpool_btree *tree, farpool_slice key)
 {
-    int rc = check_key(tree, key);
+    int rc = fp_btree_check_key(key);
     if (rc)
         return rc;
+    if (!tree)
+        return fp_error(FARPOOL_E_INVAL, "farpool_btree_delete: no tree");
     fp_btree_latched held;
     change record = {.key = key};
     bool equal;

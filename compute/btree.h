@@ -10,6 +10,8 @@
 struct farpool_btree { /* immutable after init */
     farpool_partition *partition;
     farpool_pid root;
+    unsigned
+        tries; /* without latches, before they are taken on the whole way down; tests set it to 0 */
 };
 
 /* Where an optimistic descent arrived. */
@@ -33,8 +35,7 @@ typedef struct fp_btree_latched {
     enum farpool_latch parent_latch;
 } fp_btree_latched;
 
-/* Times that something is tried optimistically before latches are taken on the whole way down. */
-enum { FP_BTREE_TRIES = 12 };
+enum { FP_BTREE_TRIES = 12 }; /* unless a test sets another number */
 
 /* Waits a little, longer with every failed try. */
 void fp_btree_back_off(unsigned tries);
@@ -62,6 +63,12 @@ int fp_btree_make_room(const farpool_btree *tree, farpool_slice key, unsigned le
 /* Merges the leaf where key belongs with a neighbour if both are rather empty, and so on upwards. What
  * cannot be done now is left for the next time. */
 void fp_btree_shrink(const farpool_btree *tree, farpool_slice key);
+
+/* E_INVAL, E_TOO_BIG with a sentence for farpool_errmsg. */
+int fp_btree_check_key(farpool_slice key);
+int fp_btree_check_value(farpool_slice value);
+/* E_CORRUPT with a sentence: the page is not what the tree says. */
+int fp_btree_corrupt(const farpool_btree *tree, farpool_pid pid);
 
 /* Puts a value on a page of its own. */
 int fp_btree_overflow_write(const farpool_btree *tree, farpool_slice value, fp_btree_ref *ref);

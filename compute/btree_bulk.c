@@ -16,6 +16,8 @@
 
 #include <stdlib.h>
 
+#include "common/error.h"
+
 typedef struct stage {
     uint8_t lower[FARPOOL_KEY_MAX]; /* fence of the node being filled */
     size_t lower_len;
@@ -28,7 +30,8 @@ typedef struct bulk {
     unsigned height;   /* levels in use */
     unsigned used_max; /* a node is done before it is fuller than this */
     uint8_t last[FARPOOL_KEY_MAX];
-    size_t last_len; /* 0: no record yet */
+    size_t last_len;  /* 0: no record yet */
+    uint64_t records; /* taken from the source so far */
     bool published;
 } bulk;
 
@@ -44,10 +47,11 @@ static void clear_image(stage *level, unsigned number, farpool_slice lower)
 static int add_level(bulk *loader)
 {
     if (loader->height == FP_BTREE_LEVELS_MAX)
-        return FARPOOL_E_NOSPACE;
+        return fp_error(FARPOOL_E_NOSPACE, "bulk load: a tree of more than %d levels",
+                        FP_BTREE_LEVELS_MAX);
     stage *level = malloc(sizeof *level);
     if (!level)
-        return FARPOOL_E_NOMEM;
+        return fp_error(FARPOOL_E_NOMEM, "bulk load: no memory for %zu bytes", sizeof *level);
     clear_image(level, loader->height, (farpool_slice){NULL, 0});
     loader->levels[loader->height++] = level;
     return 0;
@@ -180,24 +184,28 @@ static int add_record(bulk *loader, farpool_slice key, farpool_slice value)
 {
     const farpool_slice last = {loader->last, loader->last_len};
     fp_btree_ref ref;
-    if (!key.data || !key.len || (!value.data && value.len))
-        return FARPOOL_E_INVAL;
-    if (key.len > FARPOOL_KEY_MAX || value.len > FARPOOL_VALUE_MAX)
-        return FARPOOL_E_TOO_BIG;
+    int rc = fp_btree_check_key(key);
+    if (!rc)
+        rc = fp_btree_check_value(value);
+    if (rc)
+        return rc;
     int order = memcmp(last.data, key.data, last.len < key.len ? last.len : key.len);
     if (last.len && (order > 0 || (order == 0 && last.len >= key.len)))
-        return FARPOOL_E_INVAL;
-    bool overflow = key.len + value.len > FP_BTREE_RECORD_MAX && value.len > sizeof ref;
+        return fp_error(
+            FARPOOL_E_INVAL, "bulk load: record %llu is %s; keys must come in ascending order",
+            (unsigned long long)loader->records,
+            order || last.len > key.len ? "below the one before it" : "the one before it again");
+    bool overflow = fp_btree_overflows(key.len, value.len);
     size_t stored = overflow ? sizeof ref : value.len;
     stage *leaves = loader->levels[0];
     /* A separator after this key is at most one byte longer than what it has in common with the next. */
     if (!has_room(loader, leaves, key.len, stored, key.len + 1)) {
-        int rc = emit(loader, 0, true, fp_btree_separator(last, key));
+        rc = emit(loader, 0, true, fp_btree_separator(last, key));
         if (rc)
             return rc;
     }
     if (overflow) {
-        int rc = fp_btree_overflow_write(loader->tree, value, &ref);
+        rc = fp_btree_overflow_write(loader->tree, value, &ref);
         if (rc)
             return rc;
         value = (farpool_slice){&ref, sizeof ref};
@@ -205,6 +213,7 @@ static int add_record(bulk *loader, farpool_slice key, farpool_slice value)
     fp_btree_node_insert(&leaves->image.node, leaves->image.node.count, key, value, overflow);
     memcpy(loader->last, key.data, key.len);
     loader->last_len = key.len;
+    loader->records++;
     return 0;
 }
 
@@ -224,7 +233,7 @@ static int publish(bulk *loader)
         return rc;
     fp_btree_node *root = page;
     if (root->level || root->count)
-        rc = FARPOOL_E_EXISTS;
+        rc = fp_error(FARPOOL_E_EXISTS, "bulk load: the tree is not empty");
     else if (!write_node(loader->levels[loader->height - 1], false, none, root))
         rc = FARPOOL_E_CORRUPT;
     loader->published = !rc;
@@ -253,7 +262,8 @@ int farpool_btree_bulk_load(farpool_btree *tree, farpool_bulk_fn next, void *arg
                             unsigned fill_percent)
 {
     if (!tree || !next || fill_percent < 50 || fill_percent > 100)
-        return FARPOOL_E_INVAL;
+        return fp_error(FARPOOL_E_INVAL,
+                        "bulk load: no tree, no source, or leaves not filled to 50 to 100 percent");
     bulk loader = {.tree = tree,
                    .used_max = (FARPOOL_UNIT_BYTES - FP_BTREE_HEADER) * fill_percent / 100};
     int rc = add_level(&loader);

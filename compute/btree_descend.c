@@ -32,7 +32,8 @@ static void fetch_leaf_lines(const fp_btree_node *leaf)
 /* The page is not what the tree says: a fault, if what the tree says is true. */
 static int corrupt_unless_overtaken(const farpool_btree *tree, farpool_pid pid, uint64_t version)
 {
-    return farpool_read_check(tree->partition, pid, version) ? FARPOOL_E_RETRY : FARPOOL_E_CORRUPT;
+    return farpool_read_check(tree->partition, pid, version) ? FARPOOL_E_RETRY
+                                                             : fp_btree_corrupt(tree, pid);
 }
 
 int fp_btree_descend(const farpool_btree *tree, const fp_btree_target *target, unsigned level,
@@ -75,7 +76,7 @@ int fp_btree_descend(const farpool_btree *tree, const fp_btree_target *target, u
         if (farpool_read_check(partition, pid, place->parent_version))
             return FARPOOL_E_RETRY;
         if (rc)
-            return FARPOOL_E_CORRUPT;
+            return fp_btree_corrupt(tree, child);
         pid = child;
     }
     return corrupt_unless_overtaken(tree, pid, version);
@@ -139,7 +140,7 @@ int fp_btree_descend_latched(const farpool_btree *tree, const fp_btree_target *t
         }
         if (rc) {
             fp_btree_release(tree, held);
-            return rc == FARPOOL_E_NOTFOUND ? FARPOOL_E_CORRUPT : rc;
+            return rc == FARPOOL_E_NOTFOUND ? fp_btree_corrupt(tree, pid) : rc;
         }
         if (held->parent != FARPOOL_PID_NONE)
             farpool_unfix(tree->partition, held->parent, held->parent_latch);
@@ -199,7 +200,7 @@ static __attribute__((noinline)) int try_take(const farpool_btree *tree, farpool
 int fp_btree_take(const farpool_btree *tree, farpool_slice key, unsigned level, bool with_parent,
                   fp_btree_latched *held)
 {
-    for (unsigned tries = 0; tries < FP_BTREE_TRIES; tries++) {
+    for (unsigned tries = 0; tries < tree->tries; tries++) {
         int rc = try_take(tree, key, level, with_parent, held);
         if (rc != FARPOOL_E_RETRY)
             return rc;

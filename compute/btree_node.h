@@ -50,6 +50,13 @@ typedef struct fp_btree_ref {
     uint32_t len;
 } __attribute__((packed)) fp_btree_ref;
 
+/* Whether a leaf's record has its value on pages of its own; never a value that takes no more room than what would
+ * stand for it. */
+static inline bool fp_btree_overflows(size_t key_len, size_t value_len)
+{
+    return key_len + value_len > FP_BTREE_RECORD_MAX && value_len > sizeof(fp_btree_ref);
+}
+
 /* guarded by the page's latch; read without it through FP_RACY functions only */
 typedef struct fp_btree_node {
     uint16_t magic;

@@ -15,6 +15,8 @@
 
 #include <stdlib.h>
 
+#include "common/error.h"
+
 enum { AHEAD_MIN = 4, AHEAD_MAX = 32 };
 
 typedef struct cursor {
@@ -74,7 +76,7 @@ static __attribute__((noinline)) int try_copy(cursor *scan)
 static int copy_leaf(cursor *scan)
 {
     int rc = FARPOOL_E_RETRY;
-    for (unsigned tries = 0; tries < FP_BTREE_TRIES && rc == FARPOOL_E_RETRY; tries++) {
+    for (unsigned tries = 0; tries < scan->tree->tries && rc == FARPOOL_E_RETRY; tries++) {
         if (tries)
             fp_btree_back_off(tries);
         rc = try_copy(scan);
@@ -110,7 +112,7 @@ static int fetch_value(cursor *scan, farpool_slice key, farpool_slice *value)
         if (len > scan->value_bytes) {
             void *grown = realloc(scan->value, len);
             if (!grown)
-                return FARPOOL_E_NOMEM;
+                return fp_error(FARPOOL_E_NOMEM, "scan: no memory for a value of %zu bytes", len);
             scan->value = grown;
             scan->value_bytes = len;
         }
@@ -181,12 +183,12 @@ int farpool_btree_scan(farpool_btree *tree, farpool_slice from, int backward, fa
                        void *arg)
 {
     if (!tree || !fn)
-        return FARPOOL_E_INVAL;
+        return fp_error(FARPOOL_E_INVAL, "farpool_btree_scan: no tree or no function");
     if (from.data && from.len > FARPOOL_KEY_MAX)
-        return FARPOOL_E_TOO_BIG;
+        return fp_btree_check_key(from);
     cursor *scan = malloc(sizeof *scan);
     if (!scan)
-        return FARPOOL_E_NOMEM;
+        return fp_error(FARPOOL_E_NOMEM, "scan: no memory for %zu bytes", sizeof *scan);
     scan->tree = tree;
     scan->backward = backward != 0;
     scan->target.key = from.data ? from : (farpool_slice){"", 0};

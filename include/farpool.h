@@ -258,6 +258,9 @@ FARPOOL_API uint64_t farpool_latency_quantile(const farpool_latency *latency, do
  * functions above and nothing else. All functions may be called by many threads at once.
  * Keys: 1 to FARPOOL_KEY_MAX bytes. Values: 0 to FARPOOL_VALUE_MAX bytes; those that would not leave
  * room for four records in a node go to pages of their own.
+ * Any failure leaves the record as it was or as it should be, and the tree whole. A record that is not
+ * there, is there already or does not fit a buffer (E_NOTFOUND, E_EXISTS, E_TOO_BIG) is a usual answer:
+ * farpool_errmsg() says nothing about it.
  */
 #define FARPOOL_KEY_MAX 512u
 #define FARPOOL_VALUE_MAX ((FARPOOL_UNIT_BYTES << FARPOOL_ORDER_MAX) - 64u)
@@ -293,19 +296,26 @@ FARPOOL_API int farpool_btree_delete(farpool_btree *tree, farpool_slice key) FAR
 FARPOOL_API int farpool_btree_lookup(farpool_btree *tree, farpool_slice key, void *buffer,
                                      size_t capacity, size_t *len) FARPOOL_MUST_CHECK;
 
-/* Called for each record in order; key and value are valid during the call only. It may not change
- * the tree. Return 0 to go on, anything else to end the scan. */
+/* Called for each record in order; key and value are valid during the call only. It is called with nothing
+ * latched, so it may take its time, and read and change the tree. Return 0 to go on, anything else to end
+ * the scan. */
 typedef int (*farpool_scan_fn)(void *arg, farpool_slice key, farpool_slice value);
 
 /* Visits the records from the first with key >= from (forward) or the last with key <= from
- * (backward); from.data == NULL means from the end. Each leaf is seen as it was at one moment; the
- * whole scan is not a snapshot. Returns 0 at the end, or when fn ended it. */
+ * (backward); from.data == NULL means from the end. Returns 0 at the end, or when fn ended it.
+ * The whole scan is no snapshot: each leaf is seen as it was at one moment, and what changes in it while fn
+ * is given its records is not seen, except values on pages of their own. These are fetched when their
+ * record's turn comes: if it was updated meanwhile, fn is given the new value, if deleted, it is left out.
+ * A record that is there during the whole scan is seen once, whatever happens to others. */
 FARPOOL_API int farpool_btree_scan(farpool_btree *tree, farpool_slice from, int backward,
                                    farpool_scan_fn fn, void *arg) FARPOOL_MUST_CHECK;
 
 /* Fills an empty tree from a source in ascending key order, leaves filled to fill_percent (50 to
  * 100). next() puts the next record to *key and *value (valid until its next call) and returns 1, 0
- * at the end, or a negative code which ends the load. Keys out of order: E_INVAL. */
+ * at the end, or a negative code which ends the load. That, a key that is not above the one before it
+ * (E_INVAL) and a record that is too large (E_TOO_BIG) leave the records before it in the tree. After any
+ * other failure the tree is as it was: E_NOSPACE, what was taken is free again; E_EXISTS, the tree is not
+ * empty, or no longer. */
 typedef int (*farpool_bulk_fn)(void *arg, farpool_slice *key, farpool_slice *value);
 FARPOOL_API int farpool_btree_bulk_load(farpool_btree *tree, farpool_bulk_fn next, void *arg,
                                         unsigned fill_percent) FARPOOL_MUST_CHECK;

@@ -2,7 +2,8 @@
 /*
  * Shows that the B+-tree does what a sorted array does, over random operations from one seed (SEED=n to
  * repeat a run): keys of many shapes, values from none to several pages, a pool so small that nodes come and
- * go all the time, in both mappings. Every few thousand operations the whole tree is walked.
+ * go all the time, in both mappings, and once without optimism. Every few thousand operations the whole tree is
+ * walked.
  */
 #include "farpool.h"
 
@@ -12,7 +13,7 @@
 #include <string.h>
 
 #include "tests/lib/btree_check.h"
-#include "tests/lib/testnode.h"
+#include "tests/lib/testtree.h"
 
 enum { UNIVERSE = 6000, OPS = 40000, ROUND = 5000, VALUE_MAX = 300000 };
 
@@ -200,12 +201,12 @@ static void do_scan(bool backward, bool from_end, unsigned limit)
     }
 }
 
-static void check_all(farpool_partition *partition, farpool_pid root)
+static void check_all(const test_tree *t)
 {
     uint64_t there = 0;
     for (unsigned i = 0; i < record_count; i++)
         there += records[i].there;
-    test_btree_shape shape = test_btree_check(partition, root);
+    test_btree_shape shape = test_btree_check(t->part, t->root);
     CHECK(shape.records == there);
     do_scan(false, true, UINT32_MAX);
     do_scan(true, true, UINT32_MAX);
@@ -269,43 +270,41 @@ static void bulk_load(unsigned fill_percent)
     CHECK(farpool_btree_bulk_load(tree, next_bulk, &at, fill_percent) == 0);
 }
 
-static void run(enum farpool_mapping mapping, bool bulk)
+static void run(enum farpool_mapping mapping, bool bulk, bool latched)
 {
-    test_node *node = test_node_start("shm", 256u << 20);
-    farpool_pool *pool;
-    farpool_partition *partition;
-    farpool_pid root;
-    test_pool_open(&node, 1, mapping, 2 << 20, 200u << 20, &pool, &partition);
-    CHECK(farpool_btree_create(partition, &root, &tree) == 0);
+    test_tree t;
+    test_tree_open(&t, mapping, 2 << 20, 200u << 20);
+    tree = test_tree_handle(&t, latched);
     make_universe();
-    printf("mapping %d, %s, %u keys\n", (int)mapping, bulk ? "bulk load" : "empty", record_count);
+    printf("mapping %d, %s, %s, %u keys\n", (int)mapping, bulk ? "bulk load" : "empty",
+           latched ? "latched" : "optimistic", record_count);
     if (bulk)
         bulk_load(50 + (unsigned)below(51));
-    check_all(partition, root);
+    check_all(&t);
     for (unsigned i = 0; i < OPS; i++) {
         step(i / (2 * ROUND) % 2 == (bulk ? 1u : 0u));
         if (i % ROUND == ROUND - 1)
-            check_all(partition, root);
+            check_all(&t);
     }
     farpool_btree_close(tree);
-    CHECK(farpool_btree_open(partition, root, &tree) == 0);
+    tree = test_tree_handle(&t, latched);
     for (unsigned i = 0; i < record_count; i++)
         if (records[i].there)
             do_delete(&records[i]);
-    check_all(partition, root);
-    CHECK(test_btree_check(partition, root).leaves < 10); /* nodes that became empty were merged */
+    check_all(&t);
+    CHECK(test_btree_check(t.part, t.root).leaves < 10); /* nodes that became empty were merged */
     farpool_btree_close(tree);
-    test_pool_close(pool, partition);
-    test_node_stop(node);
+    test_tree_close(&t);
 }
 
 int main(void)
 {
     rng = test_seed(1);
     setvbuf(stdout, NULL, _IOLBF, 0);
-    run(FARPOOL_MAPPING_FRAMES, false);
-    run(FARPOOL_MAPPING_FRAMES, true);
-    run(FARPOOL_MAPPING_VM, false);
-    run(FARPOOL_MAPPING_VM, true);
+    run(FARPOOL_MAPPING_FRAMES, false, false);
+    run(FARPOOL_MAPPING_FRAMES, true, false);
+    run(FARPOOL_MAPPING_VM, false, false);
+    run(FARPOOL_MAPPING_VM, true, false);
+    run(FARPOOL_MAPPING_FRAMES, false, true);
     return 0;
 }
