@@ -77,8 +77,11 @@ int fp_btree_check_key(farpool_slice key)
     return 0;
 }
 
-int fp_btree_check_value(farpool_slice value)
+int fp_btree_check_record(farpool_slice key, farpool_slice value)
 {
+    int rc = fp_btree_check_key(key);
+    if (rc)
+        return rc;
     if (!value.data && value.len)
         return fp_error(FARPOOL_E_INVAL, "B+-tree: a value of %zu bytes at no address", value.len);
     if (value.len > FARPOOL_VALUE_MAX)
@@ -316,9 +319,7 @@ static int write_value(farpool_btree *tree, farpool_slice key, farpool_slice val
                        enum write_mode mode)
 {
     fp_btree_ref ref;
-    int rc = fp_btree_check_key(key);
-    if (!rc)
-        rc = fp_btree_check_value(value);
+    int rc = fp_btree_check_record(key, value);
     if (rc)
         return rc;
     if (!tree)

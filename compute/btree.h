@@ -66,7 +66,7 @@ void fp_btree_shrink(const farpool_btree *tree, farpool_slice key);
 
 /* E_INVAL, E_TOO_BIG with a sentence for farpool_errmsg. */
 int fp_btree_check_key(farpool_slice key);
-int fp_btree_check_value(farpool_slice value);
+int fp_btree_check_record(farpool_slice key, farpool_slice value);
 /* E_CORRUPT with a sentence: the page is not what the tree says. */
 int fp_btree_corrupt(const farpool_btree *tree, farpool_pid pid);
 

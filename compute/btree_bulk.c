@@ -184,9 +184,7 @@ static int add_record(bulk *loader, farpool_slice key, farpool_slice value)
 {
     const farpool_slice last = {loader->last, loader->last_len};
     fp_btree_ref ref;
-    int rc = fp_btree_check_key(key);
-    if (!rc)
-        rc = fp_btree_check_value(value);
+    int rc = fp_btree_check_record(key, value);
     if (rc)
         return rc;
     int order = memcmp(last.data, key.data, last.len < key.len ? last.len : key.len);

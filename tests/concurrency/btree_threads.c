@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "tests/lib/btree_check.h"
+#include "tests/lib/require.h"
 #include "tests/lib/testtree.h"
 
 enum {
@@ -37,15 +38,6 @@ static uint64_t seed;
 static uint64_t stamps[KEYS];       /* guarded by: only the owner of the key writes; 0: not there */
 static _Atomic uint64_t operations; /* atomic: for the closing line */
 
-#define CHECK(condition)                                                                           \
-    do {                                                                                           \
-        if (!(condition)) {                                                                        \
-            fprintf(stderr, "not true: %s (line %d): %s\n", #condition, __LINE__,                  \
-                    farpool_errmsg());                                                             \
-            abort();                                                                               \
-        }                                                                                          \
-    } while (0)
-
 static size_t make_key(uint64_t number, char *key)
 {
     /* neighbours belong to different threads; some keys are long */
@@ -66,12 +58,12 @@ static uint64_t check_value(farpool_slice key, const uint8_t *value, size_t len)
 {
     value_head head;
     char expected[64];
-    CHECK(len >= sizeof head);
+    REQUIRE(len >= sizeof head);
     memcpy(&head, value, sizeof head);
-    CHECK(head.len == len && head.fill == ((head.number * 31 + head.stamp) & 0xFF));
-    CHECK(key.len == make_key(head.number, expected) && !memcmp(key.data, expected, key.len));
+    REQUIRE(head.len == len && head.fill == ((head.number * 31 + head.stamp) & 0xFF));
+    REQUIRE(key.len == make_key(head.number, expected) && !memcmp(key.data, expected, key.len));
     for (size_t i = sizeof head; i < len; i++)
-        CHECK(value[i] == head.fill);
+        REQUIRE(value[i] == head.fill);
     return head.stamp;
 }
 
@@ -91,13 +83,13 @@ static void write_one(uint64_t number, uint64_t random, unsigned how)
              : how == 2 ? farpool_btree_put(tree, key, v)
                         : farpool_btree_delete(tree, key);
     if (shared(number)) {
-        CHECK(rc == 0 || rc == FARPOOL_E_EXISTS || rc == FARPOOL_E_NOTFOUND);
+        REQUIRE(rc == 0 || rc == FARPOOL_E_EXISTS || rc == FARPOOL_E_NOTFOUND);
         return;
     }
     int expected = how == 0 && before                  ? FARPOOL_E_EXISTS
                    : (how == 1 || how == 3) && !before ? FARPOOL_E_NOTFOUND
                                                        : 0;
-    CHECK(rc == expected);
+    REQUIRE(rc == expected);
     if (!rc)
         stamps[number] = how == 3 ? 0 : stamp;
 }
@@ -109,9 +101,9 @@ static void look_up(uint64_t number, unsigned thread)
     farpool_slice key = {key_bytes, make_key(number, key_bytes)};
     size_t len;
     int rc = farpool_btree_lookup(tree, key, value, sizeof value, &len);
-    CHECK(rc == 0 || rc == FARPOOL_E_NOTFOUND);
+    REQUIRE(rc == 0 || rc == FARPOOL_E_NOTFOUND);
     uint64_t stamp = rc ? 0 : check_value(key, value, len);
-    CHECK(!owned_by(number, thread) || stamp == stamps[number]);
+    REQUIRE(!owned_by(number, thread) || stamp == stamps[number]);
 }
 
 typedef struct scan_state {
@@ -128,11 +120,11 @@ static int on_record(void *arg, farpool_slice key, farpool_slice value)
     uint64_t number;
     check_value(key, value.data, value.len);
     memcpy(&number, value.data, sizeof number);
-    CHECK(key.len < sizeof state->last);
+    REQUIRE(key.len < sizeof state->last);
     if (state->last_len) {
         size_t len = key.len < state->last_len ? key.len : state->last_len;
         int c = memcmp(key.data, state->last, len);
-        CHECK(state->backward ? c < 0 : c > 0);
+        REQUIRE(state->backward ? c < 0 : c > 0);
     }
     memcpy(state->last, key.data, key.len);
     state->last_len = key.len;
@@ -146,7 +138,7 @@ static void scan_some(uint64_t number, uint64_t random, unsigned thread)
     char key_bytes[64];
     scan_state state = {.backward = random & 1, .left = 1 + random / 2 % 200, .thread = thread};
     farpool_slice key = {key_bytes, make_key(number, key_bytes)};
-    CHECK(farpool_btree_scan(tree, key, state.backward, on_record, &state) == 0);
+    REQUIRE(farpool_btree_scan(tree, key, state.backward, on_record, &state) == 0);
 }
 
 /* All the records that only this thread writes are seen, whatever the others do. */
@@ -156,8 +148,8 @@ static void scan_all(int backward, unsigned thread)
     uint64_t mine = 0;
     for (uint64_t n = thread; n < KEYS; n += 8)
         mine += stamps[n] != 0;
-    CHECK(farpool_btree_scan(tree, (farpool_slice){NULL, 0}, backward, on_record, &state) == 0);
-    CHECK(state.seen == mine);
+    REQUIRE(farpool_btree_scan(tree, (farpool_slice){NULL, 0}, backward, on_record, &state) == 0);
+    REQUIRE(state.seen == mine);
 }
 
 static void *work(void *arg)
@@ -196,7 +188,7 @@ static void run(enum farpool_mapping mapping, unsigned latched)
         write_one(n, n * 2654435761u, 0);
     pthread_t threads[THREADS];
     for (uintptr_t t = 0; t < THREADS; t++)
-        CHECK(pthread_create(&threads[t], NULL, work, (void *)t) == 0);
+        REQUIRE(pthread_create(&threads[t], NULL, work, (void *)t) == 0);
     for (unsigned t = 0; t < THREADS; t++)
         pthread_join(threads[t], NULL);
     test_btree_shape shape = test_btree_check(here.part, here.root);
@@ -208,7 +200,7 @@ static void run(enum farpool_mapping mapping, unsigned latched)
     }
     farpool_stats stats;
     farpool_stats_get(here.pool, &stats);
-    CHECK(stats.misses > 0);
+    REQUIRE(stats.misses > 0);
     printf(
         "mapping %d, %u of %d threads with latches: %llu operations, %llu records in %llu leaves, "
         "%llu misses, %llu restarts\n",

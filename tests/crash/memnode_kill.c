@@ -78,17 +78,8 @@ static void run(const char *scheme)
         test_process_start(&nodes[i], scheme, NODE_KIB);
         uris[i] = nodes[i].uri;
     }
-    farpool_pool_options pool_options;
     farpool_pool *pool;
-    farpool_pool_options_init(&pool_options);
-    pool_options.pool_bytes = POOL_BYTES;
-    REQUIRE(farpool_pool_open(&pool_options, &pool) == 0);
-    farpool_partition_options options;
-    farpool_partition_options_init(&options);
-    options.memnodes = uris;
-    options.memnode_count = 2;
-    options.slab_bytes = 16 << 20;
-    REQUIRE(farpool_partition_open(pool, &options, &part) == 0);
+    test_pool_open_at(uris, 2, FARPOOL_MAPPING_AUTO, POOL_BYTES, 16 << 20, &pool, &part);
     fill();
     victim = uris[0];
     atomic_store(&faults, 0);
@@ -116,12 +107,6 @@ static void run(const char *scheme)
 int main(void)
 {
     alarm(100); /* a hang is a failure */
-    const char *scheme = getenv("FARPOOL_TEST_SCHEME");
-    if (scheme) {
-        run(scheme);
-    } else {
-        run("shm");
-        run("tcp");
-    }
+    test_process_schemes(run);
     return 0;
 }

@@ -137,12 +137,6 @@ static void run(const char *scheme)
 int main(void)
 {
     alarm(100); /* a hang is a failure */
-    const char *scheme = getenv("FARPOOL_TEST_SCHEME");
-    if (scheme) {
-        run(scheme);
-    } else {
-        run("shm");
-        run("tcp");
-    }
+    test_process_schemes(run);
     return 0;
 }

@@ -13,8 +13,15 @@
 #include "common/clock.h"
 #include "farpool.h"
 #include "tests/lib/process.h"
+#include "tests/lib/testnode.h"
 
-enum { PAGES = 2048, BATCH = 32, NODE_KIB = 24 << 10, TICKS_MORE = 2 };
+enum {
+    PAGES = 2048,
+    POOL_BYTES = 1 << 20, /* an eighth of the pages: all are gone when their turn comes again */
+    BATCH = 32,
+    NODE_KIB = 24 << 10,
+    TICKS_MORE = 2,
+};
 
 static test_process node;
 static farpool_pool *pool;
@@ -24,17 +31,7 @@ static farpool_pid pids[PAGES];
 static void open_all(void)
 {
     const char *uri = node.uri;
-    farpool_pool_options pool_options;
-    farpool_pool_options_init(&pool_options);
-    pool_options.pool_bytes =
-        1 << 20; /* an eighth of the pages: all are gone when their turn comes again */
-    REQUIRE(farpool_pool_open(&pool_options, &pool) == 0);
-    farpool_partition_options options;
-    farpool_partition_options_init(&options);
-    options.memnodes = &uri;
-    options.memnode_count = 1;
-    options.slab_bytes = 12 << 20;
-    REQUIRE(farpool_partition_open(pool, &options, &part) == 0);
+    test_pool_open_at(&uri, 1, FARPOOL_MAPPING_AUTO, POOL_BYTES, 12 << 20, &pool, &part);
     for (unsigned i = 0; i < PAGES; i++) {
         void *page;
         REQUIRE(farpool_page_alloc(part, 0, &pids[i], &page) == 0);
@@ -98,8 +95,7 @@ int main(void)
     read_pages(PAGES); /* the last of what was written goes out, and connections are made */
     unsigned long ticks = read_pages(few);
     REQUIRE(read_pages(10 * few) <= ticks + TICKS_MORE);
-    REQUIRE(farpool_partition_close(part) == 0);
-    REQUIRE(farpool_pool_close(pool) == 0);
+    test_pool_close(pool, part);
     REQUIRE(test_process_end(&node, SIGTERM) == 0);
     return 0;
 }

@@ -9,14 +9,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "farpool.h"
-
-void test_process_fail(const char *file, int line, const char *what)
-{
-    fprintf(stderr, "%s:%d: %s is false (%s)\n", file, line, what, farpool_errmsg());
-    exit(1);
-}
-
 static void choose_address(const char *scheme, char *listen, size_t size)
 {
     static unsigned number;
@@ -67,4 +59,12 @@ int test_process_end(test_process *process, int signal)
     REQUIRE(kill(process->pid, signal) == 0);
     REQUIRE(waitpid(process->pid, &status, 0) == process->pid);
     return status;
+}
+
+void test_process_schemes(void (*run)(const char *scheme))
+{
+    const char *scheme = getenv("FARPOOL_TEST_SCHEME");
+    run(scheme ? scheme : "shm");
+    if (!scheme)
+        run("tcp");
 }

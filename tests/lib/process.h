@@ -1,14 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A memory node as a process of its own: for tests that kill it. Failures end the test with a message. */
+/* A memory node as a process of its own: for tests that kill or watch it. Failures end the test with a message. */
 #ifndef FP_TESTS_LIB_PROCESS_H
 #define FP_TESTS_LIB_PROCESS_H
 
 #include <sys/types.h>
 
-/* Ends the test unless it is so, with farpool_errmsg(). */
-#define REQUIRE(condition)                                                                         \
-    ((condition) ? (void)0 : test_process_fail(__FILE__, __LINE__, #condition))
-void test_process_fail(const char *file, int line, const char *what) __attribute__((noreturn));
+#include "tests/lib/require.h"
 
 typedef struct test_process {
     pid_t pid;
@@ -20,5 +17,8 @@ typedef struct test_process {
 void test_process_start(test_process *process, const char *uri, unsigned memory_kib);
 /* Sends the signal and waits for the end; what waitpid gave. */
 int test_process_end(test_process *process, int signal);
+
+/* Runs a test over the transport that FARPOOL_TEST_SCHEME names, else over shm, then tcp. */
+void test_process_schemes(void (*run)(const char *scheme));
 
 #endif

@@ -5,8 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "common/error.h"
 #include "memnode/node.h"
+#include "tests/lib/require.h"
 
 enum {
     POOL_BYTES = 1 << 20,
@@ -14,14 +14,6 @@ enum {
     SPACE_BYTES = 64 << 20,
     TRIES = 50
 };
-
-static void require(int rc, const char *what)
-{
-    if (!rc)
-        return;
-    fprintf(stderr, "simulated pool: %s: %s (%s)\n", what, farpool_errmsg(), fp_error_name(rc));
-    exit(1);
-}
 
 static void drive(void *node)
 {
@@ -38,8 +30,8 @@ static void node_open(sim_node *node)
                                 .boot_id = node->boot_id};
     fp_net_options options = {.world = node->world};
     const char *bound;
-    require(fp_memnode_open(&config, &node->memnode), "opening a memory node");
-    require(fp_memnode_listen(node->memnode, node->uri, &options, &bound), "listening");
+    test_must(fp_memnode_open(&config, &node->memnode), "opening a memory node");
+    test_must(fp_memnode_listen(node->memnode, node->uri, &options, &bound), "listening");
     fp_sim_set_driver(fp_memnode_poller(node->memnode, 0), drive, node);
 }
 
@@ -47,7 +39,7 @@ void sim_setup_open(sim_setup *s, uint64_t seed, const fp_sim_config *config, un
 {
     memset(s, 0, sizeof *s);
     s->node_count = node_count;
-    require(fp_sim_world_open(seed, config, &s->world), "opening a world");
+    test_must(fp_sim_world_open(seed, config, &s->world), "opening a world");
     for (unsigned i = 0; i < node_count; i++) {
         s->nodes[i].world = s->world;
         s->nodes[i].boot_id = seed * 1000 + i + 1;
@@ -56,8 +48,8 @@ void sim_setup_open(sim_setup *s, uint64_t seed, const fp_sim_config *config, un
         node_open(&s->nodes[i]);
     }
     fp_net_options options = {.world = s->world};
-    require(fp_net_open("sim://clock", &options, &s->clock_net), "opening a net");
-    require(fp_net_poller_open(s->clock_net, &s->clock), "opening a poller");
+    test_must(fp_net_open("sim://clock", &options, &s->clock_net), "opening a net");
+    test_must(fp_net_poller_open(s->clock_net, &s->clock), "opening a poller");
 }
 
 void sim_setup_close(sim_setup *s)
@@ -82,7 +74,7 @@ void sim_pool_open(sim_setup *s, const char *name, uint64_t epoch, enum farpool_
         options.mapping = FARPOOL_MAPPING_FRAMES;
         rc = fp_pool_open(&options, &net_options, pool);
     }
-    require(rc, "opening a pool");
+    test_must(rc, "opening a pool");
     farpool_partition_options part;
     farpool_partition_options_init(&part);
     part.epoch = epoch;
@@ -93,18 +85,18 @@ void sim_pool_open(sim_setup *s, const char *name, uint64_t epoch, enum farpool_
     /* Losses: a node may have granted its share without our hearing of it, so the epoch must rise. */
     rc = farpool_partition_open(*pool, &part, partition);
     for (int tries = 0; rc && tries < TRIES; tries++) {
-        require(rc == FARPOOL_E_NODE || rc == FARPOOL_E_FENCED ? 0 : rc, "opening a partition");
+        test_must(rc == FARPOOL_E_NODE || rc == FARPOOL_E_FENCED ? 0 : rc, "opening a partition");
         sim_pass(s, 1100); /* nobody tries again within a second */
         part.epoch++;
         rc = farpool_partition_open(*pool, &part, partition);
     }
-    require(rc, "opening a partition");
+    test_must(rc, "opening a partition");
 }
 
 void sim_pass(sim_setup *s, unsigned ms)
 {
     fp_net_event event;
-    require(fp_net_poll(s->clock, &event, 1, (int)ms), "waiting");
+    test_must(fp_net_poll(s->clock, &event, 1, (int)ms), "waiting");
 }
 
 void sim_node_crash(void *arg)
@@ -143,6 +135,6 @@ uint8_t *sim_page_slot(sim_setup *s, farpool_partition *partition, farpool_pid p
     for (uint32_t i = 0; i < all->count; i++)
         if (fp_net_rkey(all->list[i].mrs[0]).key == extent->key)
             return (uint8_t *)all->list[i].mem.addr + extent->addr + unit * FP_SLOT_UNIT_BYTES;
-    require(FARPOOL_E_NOTFOUND, "finding a slot");
+    test_must(FARPOOL_E_NOTFOUND, "finding a slot");
     return NULL;
 }

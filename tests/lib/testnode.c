@@ -9,9 +9,9 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#include "common/error.h"
 #include "common/log.h"
 #include "memnode/server.h"
+#include "tests/lib/require.h"
 
 struct test_node {
     fp_memnode *node; /* the thread's while it runs */
@@ -19,14 +19,6 @@ struct test_node {
     pthread_t thread;
     int stop_fd;
 };
-
-static void require(int rc, const char *what)
-{
-    if (!rc)
-        return;
-    fprintf(stderr, "test set-up: %s: %s (%s)\n", what, farpool_errmsg(), fp_error_name(rc));
-    exit(1);
-}
 
 static void *serve(void *arg)
 {
@@ -39,7 +31,7 @@ static void *serve(void *arg)
     polls[count] = (struct pollfd){.fd = node->stop_fd, .events = POLLIN};
     for (;;) {
         int more = fp_memnode_step(node->node);
-        require(more < 0 ? more : 0, "serving");
+        test_must(more < 0 ? more : 0, "serving");
         if (poll(polls, count + 1, more ? 0 : -1) > 0 && polls[count].revents)
             return NULL;
     }
@@ -50,10 +42,10 @@ test_node *test_node_start(const char *scheme, uint64_t bytes)
     static _Atomic unsigned number;
     fp_log_set_level(FP_LOG_ERROR);
     test_node *node = calloc(1, sizeof *node);
-    require(node ? 0 : FARPOOL_E_NOMEM, "memory node");
+    test_must(node ? 0 : FARPOOL_E_NOMEM, "memory node");
     fp_memnode_config config = {
         .name = "testnode", .memory_bytes = bytes, .extent_order = -1, .numa_node = -1};
-    require(fp_memnode_open(&config, &node->node), "opening a memory node");
+    test_must(fp_memnode_open(&config, &node->node), "opening a memory node");
     const char *bound;
     char uri[FP_NET_URI_MAX];
     if (!strcmp(scheme, "shm"))
@@ -61,11 +53,11 @@ test_node *test_node_start(const char *scheme, uint64_t bytes)
     else
         snprintf(uri, sizeof uri, "%s://%s:0", scheme,
                  !strcmp(scheme, "verbs") ? "10.77.0.1" : "127.0.0.1");
-    require(fp_memnode_listen(node->node, uri, NULL, &bound), "listening");
+    test_must(fp_memnode_listen(node->node, uri, NULL, &bound), "listening");
     snprintf(node->uri, sizeof node->uri, "%s", bound);
     node->stop_fd = eventfd(0, EFD_CLOEXEC);
-    require(node->stop_fd < 0 ? FARPOOL_E_SYS : 0, "eventfd");
-    require(pthread_create(&node->thread, NULL, serve, node) ? FARPOOL_E_SYS : 0, "thread");
+    test_must(node->stop_fd < 0 ? FARPOOL_E_SYS : 0, "eventfd");
+    test_must(pthread_create(&node->thread, NULL, serve, node) ? FARPOOL_E_SYS : 0, "thread");
     return node;
 }
 
@@ -74,7 +66,7 @@ const char *test_node_uri(const test_node *node) { return node->uri; }
 void test_node_stop(test_node *node)
 {
     uint64_t one = 1;
-    require(write(node->stop_fd, &one, sizeof one) == sizeof one ? 0 : FARPOOL_E_SYS, "stopping");
+    test_must(write(node->stop_fd, &one, sizeof one) == sizeof one ? 0 : FARPOOL_E_SYS, "stopping");
     pthread_join(node->thread, NULL);
     fp_memnode_close(node->node);
     close(node->stop_fd);
@@ -88,25 +80,32 @@ void test_pool_open(test_node *const *nodes, unsigned count, enum farpool_mappin
     const char *uris[8];
     for (unsigned i = 0; i < count; i++)
         uris[i] = nodes[i]->uri;
+    test_pool_open_at(uris, count, mapping, pool_bytes, slab_bytes, pool, partition);
+}
+
+void test_pool_open_at(const char *const *uris, unsigned count, enum farpool_mapping mapping,
+                       uint64_t pool_bytes, uint64_t slab_bytes, farpool_pool **pool,
+                       farpool_partition **partition)
+{
     farpool_pool_options pool_options;
     farpool_pool_options_init(&pool_options);
     pool_options.pool_bytes = pool_bytes;
     pool_options.mapping = mapping;
-    require(farpool_pool_open(&pool_options, pool), "opening a pool");
+    test_must(farpool_pool_open(&pool_options, pool), "opening a pool");
     farpool_partition_options options;
     farpool_partition_options_init(&options);
     options.memnodes = uris;
     options.memnode_count = count;
     options.slab_bytes = slab_bytes;
-    require(farpool_partition_open(*pool, &options, partition), "opening a partition");
+    test_must(farpool_partition_open(*pool, &options, partition), "opening a partition");
 }
 
 void test_pool_close(farpool_pool *pool, farpool_partition *partition)
 {
     int rc = farpool_partition_close(partition);
     if (rc != FARPOOL_E_NODE && rc != FARPOOL_E_FENCED && rc != FARPOOL_E_NOTFOUND)
-        require(rc, "closing a partition");
-    require(farpool_pool_close(pool), "closing a pool");
+        test_must(rc, "closing a partition");
+    test_must(farpool_pool_close(pool), "closing a pool");
 }
 
 uint64_t test_seed(uint64_t otherwise)

@@ -20,6 +20,9 @@ void test_node_stop(test_node *node);
 void test_pool_open(test_node *const *nodes, unsigned count, enum farpool_mapping mapping,
                     uint64_t pool_bytes, uint64_t slab_bytes, farpool_pool **pool,
                     farpool_partition **partition);
+void test_pool_open_at(const char *const *uris, unsigned count, enum farpool_mapping mapping,
+                       uint64_t pool_bytes, uint64_t slab_bytes, farpool_pool **pool,
+                       farpool_partition **partition);
 void test_pool_close(farpool_pool *pool, farpool_partition *partition);
 
 /* The number in the environment variable SEED, or the default; printed as "SEED=n". */

@@ -1,18 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tests/lib/testtree.h"
 
-#include <stdio.h>
-#include <stdlib.h>
-
 #include "compute/btree.h"
-
-static void require(int rc, const char *what)
-{
-    if (!rc)
-        return;
-    fprintf(stderr, "tree for a test: %s: %s: %s\n", what, farpool_strerror(rc), farpool_errmsg());
-    abort();
-}
+#include "tests/lib/require.h"
 
 void test_tree_open(test_tree *t, enum farpool_mapping mapping, uint64_t pool_bytes,
                     uint64_t slab_bytes)
@@ -20,7 +10,7 @@ void test_tree_open(test_tree *t, enum farpool_mapping mapping, uint64_t pool_by
     *t = (test_tree){.taken = FARPOOL_PID_NONE};
     t->node = test_node_start("shm", slab_bytes + slab_bytes / 4); /* slots have headers */
     test_pool_open(&t->node, 1, mapping, pool_bytes, slab_bytes, &t->pool, &t->part);
-    require(farpool_btree_create(t->part, &t->root, &t->tree), "creating it");
+    test_must(farpool_btree_create(t->part, &t->root, &t->tree), "creating a tree");
 }
 
 void test_tree_close(test_tree *t)
@@ -33,7 +23,7 @@ void test_tree_close(test_tree *t)
 farpool_btree *test_tree_handle(const test_tree *t, bool latched)
 {
     farpool_btree *handle;
-    require(farpool_btree_open(t->part, t->root, &handle), "opening it");
+    test_must(farpool_btree_open(t->part, t->root, &handle), "opening a tree");
     if (latched)
         handle->tries = 0;
     return handle;
@@ -51,7 +41,7 @@ static unsigned take_all(test_tree *t)
         count++;
         farpool_unfix(t->part, pid, FARPOOL_EXCLUSIVE);
     }
-    require(rc == FARPOOL_E_NOSPACE ? 0 : rc, "taking what is left");
+    test_must(rc == FARPOOL_E_NOSPACE ? 0 : rc, "taking what is left");
     return count;
 }
 
@@ -60,7 +50,7 @@ static bool give_back(test_tree *t)
     farpool_pid pid = t->taken, *page;
     if (pid == FARPOOL_PID_NONE)
         return false;
-    require(farpool_fix(t->part, pid, FARPOOL_EXCLUSIVE, (void **)&page), "giving pages back");
+    test_must(farpool_fix(t->part, pid, FARPOOL_EXCLUSIVE, (void **)&page), "giving pages back");
     t->taken = *page;
     farpool_page_free(t->part, pid);
     return true;

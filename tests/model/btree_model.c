@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "tests/lib/btree_check.h"
+#include "tests/lib/require.h"
 #include "tests/lib/testtree.h"
 
 enum { UNIVERSE = 6000, OPS = 40000, ROUND = 5000, VALUE_MAX = 300000 };
@@ -30,15 +31,6 @@ static unsigned record_count;
 static uint64_t rng;
 static farpool_btree *tree;
 static uint8_t value[VALUE_MAX], seen[VALUE_MAX];
-
-#define CHECK(condition)                                                                           \
-    do {                                                                                           \
-        if (!(condition)) {                                                                        \
-            fprintf(stderr, "not true: %s (line %d): %s\n", #condition, __LINE__,                  \
-                    farpool_errmsg());                                                             \
-            abort();                                                                               \
-        }                                                                                          \
-    } while (0)
 
 static uint64_t below(uint64_t bound) { return test_random(&rng) % bound; }
 
@@ -121,9 +113,9 @@ static farpool_slice key_of(const model_record *record)
 
 static void check_value(const model_record *record, const void *data, size_t len)
 {
-    CHECK(len == record->value_len);
+    REQUIRE(len == record->value_len);
     fill(value, record);
-    CHECK(len == 0 || memcmp(value, data, len) == 0);
+    REQUIRE(len == 0 || memcmp(value, data, len) == 0);
 }
 
 static void do_lookup(model_record *record)
@@ -131,11 +123,11 @@ static void do_lookup(model_record *record)
     size_t len = 0, capacity = below(8) ? sizeof seen : below(200);
     int rc = farpool_btree_lookup(tree, key_of(record), seen, capacity, &len);
     if (!record->there) {
-        CHECK(rc == FARPOOL_E_NOTFOUND);
+        REQUIRE(rc == FARPOOL_E_NOTFOUND);
     } else if (record->value_len > capacity) {
-        CHECK(rc == FARPOOL_E_TOO_BIG && len == record->value_len);
+        REQUIRE(rc == FARPOOL_E_TOO_BIG && len == record->value_len);
     } else {
-        CHECK(rc == 0);
+        REQUIRE(rc == 0);
         check_value(record, seen, len);
     }
 }
@@ -154,7 +146,7 @@ static void do_write(model_record *record, unsigned how)
     int expected = how == 0 && record->there    ? FARPOOL_E_EXISTS
                    : how == 1 && !record->there ? FARPOOL_E_NOTFOUND
                                                 : 0;
-    CHECK(rc == expected);
+    REQUIRE(rc == expected);
     if (!rc)
         *record = next;
 }
@@ -162,7 +154,7 @@ static void do_write(model_record *record, unsigned how)
 static void do_delete(model_record *record)
 {
     int rc = farpool_btree_delete(tree, key_of(record));
-    CHECK(rc == (record->there ? 0 : FARPOOL_E_NOTFOUND));
+    REQUIRE(rc == (record->there ? 0 : FARPOOL_E_NOTFOUND));
     record->there = false;
 }
 
@@ -181,9 +173,9 @@ static int on_record(void *arg, farpool_slice key, farpool_slice found)
 {
     scan_state *state = arg;
     skip_absent(state);
-    CHECK(state->at >= 0 && state->at < (int)record_count);
+    REQUIRE(state->at >= 0 && state->at < (int)record_count);
     const model_record *record = &records[state->at];
-    CHECK(key.len == record->key_len && memcmp(key.data, record->key, key.len) == 0);
+    REQUIRE(key.len == record->key_len && memcmp(key.data, record->key, key.len) == 0);
     check_value(record, found.data, found.len);
     state->at += state->step;
     return --state->left == 0;
@@ -194,10 +186,10 @@ static void do_scan(bool backward, bool from_end, unsigned limit)
     int start = from_end ? (backward ? (int)record_count - 1 : 0) : (int)below(record_count);
     scan_state state = {start, backward ? -1 : 1, limit};
     farpool_slice from = from_end ? (farpool_slice){NULL, 0} : key_of(&records[start]);
-    CHECK(farpool_btree_scan(tree, from, backward, on_record, &state) == 0);
+    REQUIRE(farpool_btree_scan(tree, from, backward, on_record, &state) == 0);
     if (state.left) { /* it ended because there was no more */
         skip_absent(&state);
-        CHECK(state.at < 0 || state.at >= (int)record_count);
+        REQUIRE(state.at < 0 || state.at >= (int)record_count);
     }
 }
 
@@ -207,7 +199,7 @@ static void check_all(const test_tree *t)
     for (unsigned i = 0; i < record_count; i++)
         there += records[i].there;
     test_btree_shape shape = test_btree_check(t->part, t->root);
-    CHECK(shape.records == there);
+    REQUIRE(shape.records == there);
     do_scan(false, true, UINT32_MAX);
     do_scan(true, true, UINT32_MAX);
     printf("  %llu records, %llu leaves, height %u, %llu overflow pages\n",
@@ -267,7 +259,7 @@ static void bulk_load(unsigned fill_percent)
         records[i].stamp = test_random(&rng);
         records[i].value_len = random_len();
     }
-    CHECK(farpool_btree_bulk_load(tree, next_bulk, &at, fill_percent) == 0);
+    REQUIRE(farpool_btree_bulk_load(tree, next_bulk, &at, fill_percent) == 0);
 }
 
 static void run(enum farpool_mapping mapping, bool bulk, bool latched)
@@ -292,7 +284,7 @@ static void run(enum farpool_mapping mapping, bool bulk, bool latched)
         if (records[i].there)
             do_delete(&records[i]);
     check_all(&t);
-    CHECK(test_btree_check(t.part, t.root).leaves < 10); /* nodes that became empty were merged */
+    REQUIRE(test_btree_check(t.part, t.root).leaves < 10); /* nodes that became empty were merged */
     farpool_btree_close(tree);
     test_tree_close(&t);
 }
