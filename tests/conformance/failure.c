@@ -12,28 +12,7 @@
 
 #include <cmocka.h>
 
-#include "tests/lib/peer.h"
-
-static peer server;
-static client c;
-
-static int setup(void **state)
-{
-    (void)state;
-    peer_start(&server, peer_uri());
-    client_open(&c, &server, server.uri);
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    client_close(&c);
-    peer_stop(&server);
-    return 0;
-}
-
-static uint8_t *local(size_t at) { return (uint8_t *)c.mem.addr + at; }
+#include "tests/lib/peer_pair.h"
 
 /* N5: posts are refused afterwards, the reason has words, the peer learns of it; then all is
  * well again. */
@@ -188,8 +167,8 @@ static void nothing_lands_in_the_world(char *seen, size_t len)
         for (int left = 8 - done; left > 0; left--)
             client_wait(&c);
         assert_memory_equal(seen, server.mem.addr, len);
-        teardown(NULL);
-        setup(NULL);
+        peer_pair_close(NULL);
+        peer_pair_open(NULL);
     }
 }
 
@@ -216,8 +195,8 @@ static void nothing_lands_after_withdrawal(void **state)
         int differs = memcmp(seen, server.mem.addr, sizeof seen);
         peer_resume(&server);
         assert_int_equal(differs, 0);
-        teardown(NULL);
-        setup(NULL);
+        peer_pair_close(NULL);
+        peer_pair_open(NULL);
     }
 }
 
@@ -393,25 +372,23 @@ static void close_again_and_again(void **state)
 static int group(const char *name)
 {
     const struct CMUnitTest tests[] = {
-#define T(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
         cmocka_unit_test(the_peer_is_killed), /* first: fork before there is a net */
         cmocka_unit_test(death_is_noticed_when_idle),
         cmocka_unit_test(death_is_noticed_when_busy),
-        T(unknown_key),
-        T(read_beyond_the_end),
-        T(write_beyond_the_end),
-        T(read_before_the_start),
-        T(addresses_that_wrap),
-        T(write_to_read_only),
-        T(read_of_write_only),
-        T(registered_but_not_shared),
-        T(what_is_granted_works),
-        T(withdrawn_memory),
-        T(nothing_lands_after_withdrawal),
-        T(close_with_operations_in_flight),
-        T(the_peer_closes),
-        T(close_again_and_again),
-#undef T
+        PEER_TEST(unknown_key),
+        PEER_TEST(read_beyond_the_end),
+        PEER_TEST(write_beyond_the_end),
+        PEER_TEST(read_before_the_start),
+        PEER_TEST(addresses_that_wrap),
+        PEER_TEST(write_to_read_only),
+        PEER_TEST(read_of_write_only),
+        PEER_TEST(registered_but_not_shared),
+        PEER_TEST(what_is_granted_works),
+        PEER_TEST(withdrawn_memory),
+        PEER_TEST(nothing_lands_after_withdrawal),
+        PEER_TEST(close_with_operations_in_flight),
+        PEER_TEST(the_peer_closes),
+        PEER_TEST(close_again_and_again),
     };
     return cmocka_run_group_tests_name(name, tests, NULL, NULL);
 }

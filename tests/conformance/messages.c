@@ -9,26 +9,7 @@
 #include <cmocka.h>
 
 #include "common/clock.h"
-#include "tests/lib/peer.h"
-
-static peer server;
-static client c;
-
-static int setup(void **state)
-{
-    (void)state;
-    peer_start(&server, peer_uri());
-    client_open(&c, &server, server.uri);
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    client_close(&c);
-    peer_stop(&server);
-    return 0;
-}
+#include "tests/lib/peer_pair.h"
 
 static void fill(char *message, uint32_t len, uint32_t number)
 {
@@ -201,11 +182,9 @@ static void reads_beside_waiting_messages(void **state)
 static int group(const char *name)
 {
     const struct CMUnitTest tests[] = {
-#define T(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
-        T(every_size_arrives_whole),      T(pieces_are_copied),
-        T(many_arrive_in_order),          T(a_receiver_that_does_not_poll),
-        T(reads_beside_waiting_messages), T(a_receiver_that_never_polls),
-#undef T
+        PEER_TEST(every_size_arrives_whole),      PEER_TEST(pieces_are_copied),
+        PEER_TEST(many_arrive_in_order),          PEER_TEST(a_receiver_that_does_not_poll),
+        PEER_TEST(reads_beside_waiting_messages), PEER_TEST(a_receiver_that_never_polls),
     };
     return cmocka_run_group_tests_name(name, tests, NULL, NULL);
 }

@@ -9,28 +9,7 @@
 
 #include <cmocka.h>
 
-#include "tests/lib/peer.h"
-
-static peer server;
-static client c;
-
-static int setup(void **state)
-{
-    (void)state;
-    peer_start(&server, peer_uri());
-    client_open(&c, &server, server.uri);
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    client_close(&c);
-    peer_stop(&server);
-    return 0;
-}
-
-static uint8_t *local(size_t at) { return (uint8_t *)c.mem.addr + at; }
+#include "tests/lib/peer_pair.h"
 
 static void check_pattern(const uint8_t *got, size_t offset, size_t len)
 {
@@ -243,19 +222,17 @@ static void poller_fd_tells_of_messages(void **state)
 static int group(const char *name)
 {
     const struct CMUnitTest tests[] = {
-#define T(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
-        T(read_scatters_over_two_pieces),
-        T(write_gathers_and_sizes),
-        T(large_operations),
-        T(deep_queue_completes_in_order),
-        T(inline_is_copied),
-        T(send_follows_write),
-        T(write_imm_tells_the_peer),
-        T(data_moves_without_the_target),
-        T(the_accepted_side_can_read_and_write),
-        T(poll_waits_as_told),
-        T(poller_fd_tells_of_messages),
-#undef T
+        PEER_TEST(read_scatters_over_two_pieces),
+        PEER_TEST(write_gathers_and_sizes),
+        PEER_TEST(large_operations),
+        PEER_TEST(deep_queue_completes_in_order),
+        PEER_TEST(inline_is_copied),
+        PEER_TEST(send_follows_write),
+        PEER_TEST(write_imm_tells_the_peer),
+        PEER_TEST(data_moves_without_the_target),
+        PEER_TEST(the_accepted_side_can_read_and_write),
+        PEER_TEST(poll_waits_as_told),
+        PEER_TEST(poller_fd_tells_of_messages),
     };
     return cmocka_run_group_tests_name(name, tests, NULL, NULL);
 }

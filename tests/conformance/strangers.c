@@ -21,22 +21,10 @@
 
 #include "common/net/shm.h"
 #include "common/net/tcp.h"
-#include "tests/lib/peer.h"
-
-static peer server;
-static client c;
-
-static int setup(void **state)
-{
-    (void)state;
-    peer_start(&server, peer_uri());
-    client_open(&c, &server, server.uri);
-    return 0;
-}
+#include "tests/lib/peer_pair.h"
 
 static int teardown(void **state)
 {
-    (void)state;
     /* Whatever the strangers did: the one who was there before is served, and a new one, too. */
     assert_int_equal(client_do(&c, op_read(&c, c.keys.rw, 0, 0, 4096)), 0);
     fp_conn *first = c.conn;
@@ -44,9 +32,7 @@ static int teardown(void **state)
     assert_int_equal(client_do(&c, op_read(&c, c.keys.rw, 0, 0, 4096)), 0);
     fp_net_conn_close(c.conn);
     c.conn = first;
-    client_close(&c);
-    peer_stop(&server);
-    return 0;
+    return peer_pair_close(state);
 }
 
 static int stranger(void)
@@ -329,7 +315,7 @@ static void shm_descriptors_give_no_more_than_granted(void **state)
 static int group(const char *name)
 {
     const struct CMUnitTest tests[] = {
-#define T(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
+#define T(test) cmocka_unit_test_setup_teardown(test, peer_pair_open, teardown)
         T(not_farpool),   T(silent_and_hasty),
         T(wrong_version), T(tcp_half_a_hello),
         T(tcp_liars),     T(tcp_flood),

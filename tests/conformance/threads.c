@@ -9,7 +9,7 @@
 #include <cmocka.h>
 
 #include "common/mem.h"
-#include "tests/lib/peer.h"
+#include "tests/lib/peer_pair.h"
 
 enum { THREADS = 4, CONNS = 2, ROUNDS = 300, PART = 1 << 20, DEPTH = 16 };
 
@@ -115,13 +115,7 @@ static void pollers_in_threads(void **state)
 {
     (void)state;
     peer_applies(__func__);
-    peer server;
-    client c;
-    peer_start(&server, peer_uri());
-    client_open(&c, &server, server.uri);
     run_workers(c.net, &c.mem, c.mr, server.uri);
-    client_close(&c);
-    peer_stop(&server);
 }
 
 /* The same while memory is registered and withdrawn, and connections come and go, in another
@@ -130,10 +124,6 @@ static void pollers_beside_registration(void **state)
 {
     (void)state;
     peer_applies(__func__);
-    peer server;
-    client c;
-    peer_start(&server, peer_uri());
-    client_open(&c, &server, server.uri);
     worker w = {.net = c.net, .mem = &c.mem, .mr = c.mr, .uri = server.uri, .number = 1};
     assert_int_equal(pthread_create(&w.thread, NULL, thread_main, &w), 0);
     fp_conn *first = c.conn;
@@ -157,15 +147,13 @@ static void pollers_beside_registration(void **state)
     pthread_join(w.thread, NULL);
     if (w.failure)
         fail_msg("%s", w.failure);
-    client_close(&c);
-    peer_stop(&server);
 }
 
 static int group(const char *name)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(pollers_in_threads),
-        cmocka_unit_test(pollers_beside_registration),
+        PEER_TEST(pollers_in_threads),
+        PEER_TEST(pollers_beside_registration),
     };
     return cmocka_run_group_tests_name(name, tests, NULL, NULL);
 }

@@ -531,9 +531,5 @@ void fuzz_one(const uint8_t *data, size_t len)
 
 size_t fuzz_make(uint64_t *random, uint8_t *data, size_t capacity)
 {
-    size_t len = 20 + test_random(random) % 200;
-    FUZZ_CHECK(len <= capacity);
-    for (size_t i = 0; i < len; i++)
-        data[i] = (uint8_t)(test_random(random) >> 32);
-    return len;
+    return fuzz_noise(random, data, capacity, 20, 219);
 }

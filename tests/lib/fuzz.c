@@ -34,6 +34,15 @@ const uint8_t *fuzz_bytes(fuzz_script *script, size_t len, size_t *got)
     return from;
 }
 
+size_t fuzz_noise(uint64_t *random, uint8_t *data, size_t capacity, size_t least, size_t most)
+{
+    size_t len = least + test_random(random) % (most - least + 1);
+    FUZZ_CHECK(len <= capacity);
+    for (size_t i = 0; i < len; i++)
+        data[i] = (uint8_t)(test_random(random) >> 32);
+    return len;
+}
+
 size_t fuzz_damage(uint64_t *random, uint8_t *data, size_t len, size_t capacity)
 {
     static const uint8_t odd[] = {0, 0xFF, 0x7F, 0x80, '\n', '\t', '=', '9'};

@@ -19,6 +19,9 @@ void fuzz_one(const uint8_t *data, size_t len);
 size_t fuzz_make(uint64_t *random, uint8_t *data, size_t capacity);
 extern const unsigned fuzz_runs;
 
+/* An input of least to most bytes, all random; returns its length. */
+size_t fuzz_noise(uint64_t *random, uint8_t *data, size_t capacity, size_t least, size_t most);
+
 /* Damages data in place, mostly lightly; returns the new length. */
 size_t fuzz_damage(uint64_t *random, uint8_t *data, size_t len, size_t capacity);
 

@@ -2,7 +2,6 @@
 #include "tests/lib/simpool.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "memnode/node.h"
