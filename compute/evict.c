@@ -17,8 +17,6 @@
  */
 #include "compute/evict.h"
 
-#include <sched.h>
-
 #include "common/error.h"
 #include "compute/frames.h"
 #include "compute/io.h"
@@ -26,11 +24,11 @@
 #include "compute/remote.h"
 
 enum {
-    STRETCH = 64,      /* frames looked at in one go */
-    PATIENCE = 16,     /* stretches before unmarked pages are taken too */
-    WRITES_MAX = 24,   /* dirty pages written at once; below FP_IO_MAX - FP_PREFETCH_MAX */
-    GIVE_UP_LAPS = 64, /* of the whole pool without one page that can leave */
-    CLOSE_TRIES = 100000,
+    STRETCH = 64,            /* frames looked at in one go */
+    PATIENCE = 16,           /* stretches before unmarked pages are taken too */
+    WRITES_MAX = 24,         /* dirty pages written at once; below FP_IO_MAX - FP_PREFETCH_MAX */
+    GIVE_UP_LAPS = 64,       /* of the whole pool without one page that can leave */
+    TRANSIT_NS = 1000000000, /* after that, while there are frames in transit, but none for us */
 };
 
 typedef struct candidate {
@@ -39,6 +37,8 @@ typedef struct candidate {
     fp_entry *entry;
 } candidate;
 
+static farpool_pid owner_pid(uint64_t owner) { return owner & ((1ull << 48) - 1); }
+
 /* The page that the frame table names, if its partition is still open. Partitions_lock is read-held. */
 static bool page_in_frame(farpool_pool *pool, uint64_t frame, candidate *page)
 {
@@ -46,7 +46,7 @@ static bool page_in_frame(farpool_pool *pool, uint64_t frame, candidate *page)
     if (!owner)
         return false;
     page->partition = pool->partitions[(owner >> 48) - 1];
-    page->pid = owner & ((1ull << 48) - 1);
+    page->pid = owner_pid(owner);
     if (!page->partition || page->pid >= page->partition->units)
         return false;
     page->entry = &page->partition->entries[page->pid];
@@ -89,7 +89,8 @@ static fp_io *start_write(fp_thread *thread, const candidate *page, int *error)
     void *source;
     int rc = pool->mapping->write_source(page->partition, page->pid, order, frame, &source);
     if (rc) {
-        *error = rc;
+        if (rc != FARPOOL_E_POOL_FULL) /* which passes: the page stays until the next time */
+            *error = rc;
         fp_shared_leave(page->entry);
         return NULL;
     }
@@ -200,7 +201,6 @@ static void evict_region(fp_thread *thread, unsigned order, int *error)
     uint64_t regions = pool->frame_count >> order;
     uint64_t hand = atomic_fetch_add_explicit(&pool->hand, size, memory_order_relaxed);
     uint64_t region = hand / size % regions * size;
-    fp_frames_flush(thread);
     for (uint64_t f = region; f < region + size; f += STRETCH) {
         evict_stretch(thread, f, true, error);
         if (order < 6)
@@ -209,7 +209,23 @@ static void evict_region(fp_thread *thread, unsigned order, int *error)
     fp_frames_flush(thread);
 }
 
-int fp_evict_take(fp_thread *thread, unsigned order, uint32_t *frame)
+/* Whether others may hold frames that no program has fixed: they write pages back, drop them or fetch them. */
+static bool frames_in_transit(const fp_thread *thread)
+{
+    farpool_pool *pool = thread->pool;
+    for (unsigned i = 0; i < FP_THREADS_MAX; i++) {
+        fp_thread *other = atomic_load_explicit(&pool->threads[i], memory_order_acquire);
+        if (!other)
+            break; /* they are filled in order */
+        if (other != thread && atomic_load_explicit(&other->busy, memory_order_relaxed))
+            return true;
+    }
+    return atomic_load_explicit(&pool->prefetches, memory_order_relaxed) > 0;
+}
+
+static uint64_t now_ns(farpool_pool *pool) { return fp_net_now_ns(pool->transports[0].net); }
+
+int fp_evict_take(fp_thread *thread, unsigned order, enum fp_evict_effort effort, uint32_t *frame)
 {
     farpool_pool *pool = thread->pool;
     if (fp_frames_take(thread, order, frame))
@@ -219,21 +235,29 @@ int fp_evict_take(fp_thread *thread, unsigned order, uint32_t *frame)
                         pool->name, FARPOOL_UNIT_BYTES << order,
                         (unsigned long long)pool->frame_count);
     uint64_t step = order ? 1ull << order : 2ull * PATIENCE * STRETCH;
-    uint64_t tries = GIVE_UP_LAPS * (pool->frame_count / step + 1);
+    uint64_t lap = pool->frame_count / step + 1;
+    uint64_t tries = effort == FP_EVICT_ONCE ? lap : GIVE_UP_LAPS * lap, deadline = 0;
     int error = 0;
-    for (uint64_t i = 0; i < tries; i++) {
+    for (uint64_t i = 0;; i++) {
+        fp_frames_gather(pool, i || order ? FP_THREADS_MAX : 1);
         if (order)
             evict_region(thread, order, &error);
         else
             evict_batch(thread, &error);
         if (fp_frames_take(thread, order, frame))
             return 0;
-        if (error && i > tries / GIVE_UP_LAPS)
-            return error; /* a lap, and what is dirty can't be written: its message is set */
-        if (thread->prefetching)
-            fp_io_progress(thread, 1);
-        else
-            sched_yield();
+        if (error && i > lap)
+            return error; /* what is dirty can't be written: its message is set */
+        if (i >= tries) {
+            if (effort == FP_EVICT_ONCE || !frames_in_transit(thread))
+                break;
+            uint64_t now = now_ns(pool);
+            deadline = deadline ? deadline : now + TRANSIT_NS;
+            if (now > deadline)
+                break;
+        }
+        if (effort == FP_EVICT_THOROUGHLY)
+            fp_io_relax(thread);
     }
     return fp_error(FARPOOL_E_POOL_FULL,
                     "pool %s: no run of %llu among %llu frames can be freed: "
@@ -245,20 +269,14 @@ int fp_evict_partition(fp_thread *thread, farpool_partition *partition)
 {
     farpool_pool *pool = thread->pool;
     for (uint64_t f = 0; f < pool->frame_count; f++) {
-        candidate page;
-        if (!page_in_frame(pool, f, &page) || page.partition != partition)
+        uint64_t owner = atomic_load_explicit(&pool->owners[f], memory_order_relaxed);
+        if (owner >> 48 != partition->index + 1u)
             continue;
-        /* Another thread's eviction may hold it for a moment; a fixed page stays. */
-        unsigned tries = 0;
-        while (atomic_load_explicit(&pool->owners[f], memory_order_relaxed) ==
-                   fp_owner(partition, page.pid) &&
-               !drop(thread, &page, 1, true)) {
-            if (++tries == CLOSE_TRIES)
-                return fp_error(FARPOOL_E_BUSY, "closing partition %llu: page %llu is still fixed",
-                                (unsigned long long)partition->id, (unsigned long long)page.pid);
-            fp_io_help(pool); /* or a prefetch that nobody has looked at */
-            sched_yield();
-        }
+        candidate page = {.partition = partition, .pid = owner_pid(owner)};
+        page.entry = &partition->entries[page.pid];
+        if (!drop(thread, &page, 1, true))
+            return fp_error(FARPOOL_E_BUSY, "closing partition %llu: page %llu is still fixed",
+                            (unsigned long long)partition->id, (unsigned long long)page.pid);
     }
     return 0;
 }

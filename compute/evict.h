@@ -6,9 +6,15 @@
 
 #include "compute/pool.h"
 
+enum fp_evict_effort {
+    FP_EVICT_ONCE,      /* for a hint: one lap of the clock */
+    FP_EVICT_THOROUGHLY /* as long as frames may become free */
+};
+
 /* A free run of 2^order frames, evicting a batch of other pages for it if need be. E_POOL_FULL: all
  * are fixed. E_NODE and the like: dirty pages are in the way and can't be written back. */
-int fp_evict_take(fp_thread *thread, unsigned order, uint32_t *frame) FARPOOL_MUST_CHECK;
+int fp_evict_take(fp_thread *thread, unsigned order, enum fp_evict_effort effort,
+                  uint32_t *frame) FARPOOL_MUST_CHECK;
 
 /* Takes all pages of a partition out of the pool without writing them back. E_BUSY: one is fixed. */
 int fp_evict_partition(fp_thread *thread, farpool_partition *partition) FARPOOL_MUST_CHECK;

@@ -42,13 +42,20 @@ static int prepare(fp_thread *thread, enum fp_io_kind kind, farpool_partition *p
     fp_entry *entry = &partition->entries[pid];
     unsigned order = fp_word_order(atomic_load_explicit(&entry->word, memory_order_relaxed));
     uint32_t frame;
-    int rc = fp_evict_take(thread, order, &frame);
+    bool hint = kind == FP_IO_PREFETCH;
+    int rc = fp_evict_take(thread, order, hint ? FP_EVICT_ONCE : FP_EVICT_THOROUGHLY, &frame);
     if (rc) {
         fp_entry_leave(entry, FP_EVICTED, 0, 0);
         return rc;
     }
     fp_io *io = fp_io_take(thread, kind, partition, pid, order, frame);
-    rc = thread->pool->mapping->land(thread->pool, frame, order, &io->page);
+    for (unsigned tries = 0; tries < (hint ? 1 : FP_IO_STAGE_TRIES); tries++) {
+        rc = thread->pool->mapping->land(thread->pool, frame, order, &io->page);
+        if (rc != FARPOOL_E_POOL_FULL)
+            break;
+        if (!hint)
+            fp_io_relax(thread);
+    }
     if (rc) {
         abandon(thread, io, entry);
         return rc;

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "compute/frames.h"
 
+#include "compute/thread.h"
+
 bool fp_frames_take(fp_thread *thread, unsigned order, uint32_t *frame)
 {
     farpool_pool *pool = thread->pool;
@@ -35,4 +37,17 @@ void fp_frames_flush(fp_thread *thread)
 {
     fp_units_free_many(&thread->pool->frames, thread->cache, thread->cached);
     thread->cached = 0;
+}
+
+void fp_frames_gather(farpool_pool *pool, unsigned count)
+{
+    while (count--) {
+        uint32_t turn = atomic_fetch_add_explicit(&pool->gather_turn, 1, memory_order_relaxed);
+        fp_thread *thread =
+            atomic_load_explicit(&pool->threads[turn % FP_THREADS_MAX], memory_order_acquire);
+        if (!thread || !fp_thread_try_own(thread))
+            continue;
+        fp_frames_flush(thread);
+        fp_thread_disown(thread);
+    }
 }

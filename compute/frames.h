@@ -13,4 +13,8 @@ void fp_frames_put(fp_thread *thread, uint32_t frame, unsigned order);
 /* Gives the thread's stock back, so that its frames can become part of larger runs. */
 void fp_frames_flush(fp_thread *thread);
 
+/* Does the same for the next `count` threads of the pool, in turn: a thread that has fallen idle must not
+ * keep its stock for ever. Those that somebody owns just now are passed over. */
+void fp_frames_gather(farpool_pool *pool, unsigned count);
+
 #endif

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "compute/io.h"
 
+#include <sched.h>
 #include <string.h>
 
 #include "common/crc.h"
@@ -171,4 +172,13 @@ void fp_io_help(farpool_pool *pool)
             fp_io_progress(thread, 0);
         fp_thread_disown(thread);
     }
+}
+
+void fp_io_relax(fp_thread *thread)
+{
+    if (thread->prefetching)
+        fp_io_progress(thread, 1);
+    if (atomic_load_explicit(&thread->pool->prefetches, memory_order_relaxed))
+        fp_io_help(thread->pool);
+    sched_yield();
 }

@@ -24,9 +24,16 @@ int fp_io_arrive(fp_io *io) FARPOOL_MUST_CHECK;
  * their `done` set for whoever waits for them. */
 void fp_io_progress(fp_thread *thread, int timeout_ms);
 
-/* Takes in what has arrived for threads of the pool that are not looking just now. Owns no thread when
- * called, or only one without prefetches. */
+/* Takes in what has arrived for threads of the pool that are not looking just now. Whoever owns a thread
+ * looks after that one's prefetches himself. */
 void fp_io_help(farpool_pool *pool);
+
+/* Turns of waiting (fp_io_relax) for a place in pool.xfer, which mappings tell by E_POOL_FULL. */
+enum { FP_IO_STAGE_TRIES = 1 << 16 };
+
+/* One turn of waiting for what other transfers hold: takes in what has arrived for the thread, which the
+ * caller owns, and for others, and lets other threads run. */
+void fp_io_relax(fp_thread *thread);
 
 /* Waits for a fault or a write of the thread's own to be done. */
 void fp_io_wait(fp_thread *thread, fp_io *io);

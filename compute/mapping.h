@@ -31,7 +31,7 @@ typedef struct fp_mapping_ops {
     int (*install)(farpool_partition *partition, farpool_pid pid, unsigned order, void *page);
     /* Gives a landing place back without installing, or a write source after the write. */
     void (*unland)(farpool_pool *pool, void *page, unsigned order);
-    /* A fresh page of zeroes. */
+    /* A fresh page of zeroes. E_POOL_FULL as land, also write_source. */
     int (*zero)(farpool_partition *partition, farpool_pid pid, unsigned order, uint32_t frame);
     /* The page's bytes in pool.xfer for a WRITE (a copy where the page itself isn't registered). */
     int (*write_source)(farpool_partition *partition, farpool_pid pid, unsigned order,

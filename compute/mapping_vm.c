@@ -13,7 +13,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
-#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -33,7 +32,7 @@
 #define SYS_pidfd_open 434
 #endif
 
-enum { STAGE_BYTES_MIN = 16 << 20, STAGE_BYTES_MAX = 64 << 20, LAND_TRIES = 1 << 16 };
+enum { STAGE_BYTES_MIN = 16 << 20, STAGE_BYTES_MAX = 64 << 20 };
 
 static int open_userfaultfd(void)
 {
@@ -146,20 +145,16 @@ static void vm_partition_close(farpool_partition *partition)
     partition->window = NULL;
 }
 
-/* Staging places are held for one transfer only, so one becomes free soon: yield for a while. */
 static int vm_land(farpool_pool *pool, uint32_t frame, unsigned order, void **page)
 {
     (void)frame;
-    for (int i = 0; i < LAND_TRIES; i++) {
-        uint64_t unit = fp_units_alloc(&pool->stage, order);
-        if (unit != FP_UNIT_NONE) {
-            *page = fp_frame_addr(pool, (uint32_t)unit);
-            return 0;
-        }
-        sched_yield();
-    }
-    return fp_error(FARPOOL_E_POOL_FULL, "pool %s: all %zu bytes of staging memory are in flight",
-                    pool->name, pool->xfer.len);
+    uint64_t unit = fp_units_alloc(&pool->stage, order);
+    if (unit == FP_UNIT_NONE)
+        return fp_error(FARPOOL_E_POOL_FULL,
+                        "pool %s: all %zu bytes of staging memory are in flight", pool->name,
+                        pool->xfer.len);
+    *page = fp_frame_addr(pool, (uint32_t)unit);
+    return 0;
 }
 
 static void vm_unland(farpool_pool *pool, void *page, unsigned order)
@@ -197,7 +192,7 @@ static int vm_install(farpool_partition *partition, farpool_pid pid, unsigned or
 
 static int vm_zero(farpool_partition *partition, farpool_pid pid, unsigned order, uint32_t frame)
 {
-    void *page;
+    void *page = NULL;
     int rc = vm_land(partition->pool, frame, order, &page);
     if (rc)
         return rc;

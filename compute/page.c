@@ -196,9 +196,14 @@ static int furnish(farpool_partition *partition, farpool_pid pid, unsigned order
         return FARPOOL_E_BUSY;
     uint32_t frame;
     fp_thread_own(thread);
-    int rc = fp_evict_take(thread, order, &frame);
+    int rc = fp_evict_take(thread, order, FP_EVICT_THOROUGHLY, &frame);
     if (!rc) {
-        rc = pool->mapping->zero(partition, pid, order, frame);
+        for (unsigned tries = 0; tries < FP_IO_STAGE_TRIES; tries++) {
+            rc = pool->mapping->zero(partition, pid, order, frame);
+            if (rc != FARPOOL_E_POOL_FULL)
+                break;
+            fp_io_relax(thread);
+        }
         if (rc)
             fp_frames_put(thread, frame, order);
     }

@@ -163,9 +163,9 @@ static int take_index(farpool_pool *pool, farpool_partition *partition)
                       FP_PARTITIONS_MAX);
     pthread_rwlock_wrlock(&pool->partitions_lock);
     for (unsigned i = 0; i < FP_PARTITIONS_MAX && rc; i++) {
-        if (pool->partitions[i])
+        if (pool->indexes_taken >> i & 1)
             continue;
-        pool->partitions[i] = partition;
+        pool->indexes_taken |= 1ull << i;
         partition->index = i;
         partition->serial = ++pool->next_partition_serial;
         rc = 0;
@@ -178,7 +178,16 @@ static void give_index_back(farpool_partition *partition)
 {
     farpool_pool *pool = partition->pool;
     pthread_rwlock_wrlock(&pool->partitions_lock);
-    pool->partitions[partition->index] = NULL;
+    pool->indexes_taken &= ~(1ull << partition->index);
+    pthread_rwlock_unlock(&pool->partitions_lock);
+}
+
+/* Lets other threads' evictions and statistics see the partition, or not any more: then none is looking. */
+static void show(farpool_partition *partition, bool visible)
+{
+    farpool_pool *pool = partition->pool;
+    pthread_rwlock_wrlock(&pool->partitions_lock);
+    pool->partitions[partition->index] = visible ? partition : NULL;
     pthread_rwlock_unlock(&pool->partitions_lock);
 }
 
@@ -213,6 +222,7 @@ int farpool_partition_open(farpool_pool *pool, const farpool_partition_options *
     rc = open_slab(partition, options);
     if (rc)
         goto err_after_index;
+    show(partition, true);
     *out = partition;
     return 0;
 err_after_index:
@@ -235,17 +245,18 @@ int farpool_partition_close(farpool_partition *partition)
     fp_thread *thread = fp_thread_get(pool);
     if (!thread)
         return FARPOOL_E_BUSY;
+    fp_threads_settle(pool);
+    show(partition, false);
     fp_thread_own(thread);
-    while (thread->prefetching)
-        fp_io_progress(thread, 100);
     int rc = fp_evict_partition(thread, partition);
     if (rc) {
         fp_thread_disown(thread);
+        show(partition, true);
         return rc;
     }
-    give_index_back(partition);
     release_shares(thread, partition, &rc);
     fp_thread_disown(thread);
+    give_index_back(partition);
     pool->mapping->partition_close(partition);
     free(partition->extents);
     fp_units_close(&partition->slots);

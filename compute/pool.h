@@ -146,12 +146,14 @@ struct farpool_pool {
     fp_units frames;                    /* has its own lock */
     fp_units stage;                     /* vm: units of xfer; has its own lock */
     _Alignas(64) _Atomic uint64_t hand; /* of the clock; relaxed */
+    _Atomic uint32_t gather_turn; /* the thread that fp_frames_gather looks at next; relaxed */
     _Alignas(64) _Atomic uint32_t
         prefetches; /* in flight in all threads; relaxed, a hint for waiters */
     _Alignas(64)
-        pthread_rwlock_t partitions_lock; /* guards partitions: read while sweeping frames */
-    farpool_partition *partitions[FP_PARTITIONS_MAX];
-    pthread_mutex_t lock; /* guards what follows */
+        pthread_rwlock_t partitions_lock; /* guards the next two; read while sweeping frames */
+    farpool_partition *partitions[FP_PARTITIONS_MAX]; /* NULL also while one opens or closes */
+    uint64_t indexes_taken; /* bit i: partition i is open, opens or closes */
+    pthread_mutex_t lock;   /* guards what follows */
     uint64_t next_partition_serial;
     fp_transport transports[FP_TRANSPORTS_MAX];
     _Atomic unsigned transport_count; /* release after the transport is ready, acquire by readers */

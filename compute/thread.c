@@ -31,14 +31,31 @@ void fp_thread_disown(fp_thread *thread)
     atomic_store_explicit(&thread->busy, 0, memory_order_release);
 }
 
-/* A thread ends: what it has prefetched is taken in, and its structure waits for another thread. */
-static void on_thread_exit(void *arg)
+void fp_thread_settle(fp_thread *thread)
 {
-    fp_thread *thread = arg;
     fp_thread_own(thread);
     while (thread->prefetching)
         fp_io_progress(thread, 100);
     fp_thread_disown(thread);
+}
+
+void fp_threads_settle(farpool_pool *pool)
+{
+    for (unsigned i = 0; i < FP_THREADS_MAX; i++) {
+        fp_thread *thread = atomic_load_explicit(&pool->threads[i], memory_order_acquire);
+        if (!thread)
+            break; /* they are filled in order */
+        fp_thread_settle(thread);
+    }
+}
+
+/* A thread ends: what it has prefetched is taken in, and its structure waits for another thread. If destructors
+ * of the program's own use the pool after this, they get one anew. */
+static void on_thread_exit(void *arg)
+{
+    fp_thread *thread = arg;
+    fp_thread_settle(thread);
+    fp_thread_last = (fp_thread_hint){0};
     pthread_mutex_lock(&thread->pool->lock);
     thread->in_use = false;
     pthread_mutex_unlock(&thread->pool->lock);
@@ -89,8 +106,11 @@ fp_thread *fp_thread_make(farpool_pool *pool)
         pthread_mutex_lock(&pool->lock);
         thread = take_structure_locked(pool);
         pthread_mutex_unlock(&pool->lock);
-        if (!thread)
+        if (!thread) {
+            fp_thread_last =
+                (fp_thread_hint){0}; /* the structure there may be gone with its pool */
             return NULL;
+        }
         if (pthread_setspecific(pool->key, thread)) {
             pthread_mutex_lock(&pool->lock);
             thread->in_use = false;

@@ -28,6 +28,11 @@ void fp_thread_own(fp_thread *thread);
 bool fp_thread_try_own(fp_thread *thread);
 void fp_thread_disown(fp_thread *thread);
 
+/* Takes in what the thread has prefetched; waits for it. Owns no thread when called. */
+void fp_thread_settle(fp_thread *thread);
+/* The same for all threads of the pool. */
+void fp_threads_settle(farpool_pool *pool);
+
 int fp_threads_init(farpool_pool *pool) FARPOOL_MUST_CHECK;
 /* Closes all connections and frees all structures; no thread is using the pool any more. */
 void fp_threads_fini(farpool_pool *pool);
