@@ -66,7 +66,7 @@ static int check_options(const farpool_partition_options *options)
 static int grant_shares(fp_thread *thread, farpool_partition *partition,
                         const farpool_partition_options *options, share *shares)
 {
-    uint64_t bytes = (options->slab_bytes + options->memnode_count - 1) / options->memnode_count;
+    uint64_t bytes = (options->slab_bytes - 1) / options->memnode_count + 1;
     for (size_t i = 0; i < options->memnode_count; i++) {
         unsigned node;
         int rc = fp_remote_node(partition->pool, options->memnodes[i], options->timeout_ms, &node);

@@ -50,18 +50,24 @@ static bool in_window(uintptr_t address)
     return false;
 }
 
-/* The calling thread is passing a fault on. */
-static __thread bool passing_on __attribute__((tls_model("initial-exec")));
+/* The fault that the calling thread is passing on, and where our handler's frame lies. Both may be left from a
+ * handler that did not return but jumped, as ours does. */
+static __thread struct {
+    void *context, *frame;
+} passing_on __attribute__((tls_model("initial-exec")));
 
-static void pass_on(int signal_number, siginfo_t *info, void *context)
+/* frame: of the handler that calls. If it is called for the same fault from further down the stack, the previous
+ * handler has passed on to us what we had passed on to it: nobody wants it. */
+static void pass_on(int signal_number, siginfo_t *info, void *context, void *frame)
 {
     const struct sigaction *previous = signal_number == SIGBUS ? &previous_bus : &previous_segv;
     struct sigaction fatal = {.sa_handler = SIG_DFL};
-    if (passing_on) { /* the previous handler passes on to us: nobody wants it */
+    if (passing_on.context == context && (uintptr_t)frame < (uintptr_t)passing_on.frame) {
         sigaction(signal_number, &fatal, NULL);
         return;
     }
-    passing_on = true;
+    passing_on.context = context;
+    passing_on.frame = frame;
     if (previous->sa_flags & SA_SIGINFO) {
         previous->sa_sigaction(signal_number, info, context);
     } else if (previous->sa_handler == SIG_DFL || previous->sa_handler == SIG_IGN) {
@@ -70,7 +76,7 @@ static void pass_on(int signal_number, siginfo_t *info, void *context)
     } else {
         previous->sa_handler(signal_number);
     }
-    passing_on = false;
+    passing_on.context = NULL;
 }
 
 static void on_fault(int signal_number, siginfo_t *info, void *context)
@@ -85,7 +91,7 @@ static void on_fault(int signal_number, siginfo_t *info, void *context)
         pthread_sigmask(SIG_SETMASK, &((ucontext_t *)context)->uc_sigmask, NULL);
         siglongjmp(section->env, 1);
     }
-    pass_on(signal_number, info, context);
+    pass_on(signal_number, info, context, __builtin_frame_address(0));
 }
 
 /* Also when a handler that somebody installed after ours has taken its place: ours comes first again, and

@@ -4,6 +4,7 @@
 #include "farpool.h"
 
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -197,6 +198,16 @@ static void errors_are_told(fixture *f)
                      FARPOOL_E_TOO_BIG);
     assert_int_equal(farpool_pool_close(f->pool), FARPOOL_E_BUSY);
 
+    const char *uris[2] = {test_node_uri(f->nodes[0]), test_node_uri(f->nodes[1])};
+    farpool_partition_options options;
+    farpool_partition_options_init(&options);
+    options.id = 2;
+    options.memnodes = uris;
+    options.memnode_count = 2;
+    options.slab_bytes = UINT64_MAX;
+    farpool_partition *huge;
+    assert_int_equal(farpool_partition_open(f->pool, &options, &huge), FARPOOL_E_NOSPACE);
+
     /* every frame fixed: the next page has no place, and says so; then it has again */
     farpool_pid held[POOL_BYTES / FARPOOL_UNIT_BYTES];
     unsigned n = 0;
@@ -264,6 +275,40 @@ static void locked_memory_vm(void **state)
     munlockall();
 }
 
+static sigjmp_buf host_env;
+
+static void host_handler(int signal_number)
+{
+    (void)signal_number;
+    siglongjmp(host_env, 1);
+}
+
+static void hosts_faults_are_passed_on(fixture *f)
+{
+    volatile uint8_t *hole =
+        mmap(NULL, FARPOOL_UNIT_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    volatile unsigned caught = 0;
+    for (volatile unsigned i = 0; i < 3; i++) {
+        if (sigsetjmp(host_env, 1))
+            caught++;
+        else
+            *hole = 1;
+        section_survives_eviction(f);
+    }
+    assert_int_equal(caught, 3);
+    munmap((void *)hole, FARPOOL_UNIT_BYTES);
+}
+
+/* A host program whose own handler leaves by a jump, again and again. */
+static void jumping_host_vm(void **state)
+{
+    (void)state;
+    struct sigaction action = {.sa_handler = host_handler}, before;
+    sigaction(SIGSEGV, &action, &before);
+    with_pool(FARPOOL_MAPPING_VM, hosts_faults_are_passed_on);
+    sigaction(SIGSEGV, &before, NULL);
+}
+
 #define BOTH(test)                                                                                 \
     static void test##_frames(void **state)                                                        \
     {                                                                                              \
@@ -288,6 +333,7 @@ int main(void)
         cmocka_unit_test(pages_come_back_frames),
         cmocka_unit_test(pages_come_back_vm),
         cmocka_unit_test(locked_memory_vm),
+        cmocka_unit_test(jumping_host_vm),
         cmocka_unit_test(prefetch_brings_pages_frames),
         cmocka_unit_test(prefetch_brings_pages_vm),
         cmocka_unit_test(optimistic_reads_notice_frames),
