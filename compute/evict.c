@@ -24,11 +24,11 @@
 #include "compute/remote.h"
 
 enum {
-    STRETCH = 64,            /* frames looked at in one go */
-    PATIENCE = 16,           /* stretches before unmarked pages are taken too */
-    WRITES_MAX = 24,         /* dirty pages written at once; below FP_IO_MAX - FP_PREFETCH_MAX */
-    GIVE_UP_LAPS = 64,       /* of the whole pool without one page that can leave */
-    TRANSIT_NS = 1000000000, /* after that, while there are frames in transit, but none for us */
+    STRETCH = 64,      /* frames looked at in one go */
+    PATIENCE = 16,     /* stretches before unmarked pages are taken too */
+    WRITES_MAX = 24,   /* dirty pages written at once; below FP_IO_MAX - FP_PREFETCH_MAX */
+    GIVE_UP_LAPS = 64, /* of the whole pool without one page that can leave */
+    TRANSIT_MS = 5000, /* after that, while there are frames in transit, but none for us */
 };
 
 typedef struct candidate {
@@ -252,7 +252,7 @@ int fp_evict_take(fp_thread *thread, unsigned order, enum fp_evict_effort effort
             if (effort == FP_EVICT_ONCE || !frames_in_transit(thread))
                 break;
             uint64_t now = now_ns(pool);
-            deadline = deadline ? deadline : now + TRANSIT_NS;
+            deadline = deadline ? deadline : now + TRANSIT_MS * 1000000ull;
             if (now > deadline)
                 break;
         }

@@ -64,7 +64,7 @@ static int fix_shared(farpool_partition *partition, farpool_pid pid, fp_entry *e
     for (;;) {
         uint64_t word = fp_word_load(entry);
         unsigned state = fp_word_state(word);
-        if (fp_word_readable(word) && state < FP_SHARED_MAX) {
+        if (fp_word_readable(word) && state < FP_SHARED_MAX && !(word & FP_WORD_WAITERS)) { /* W5 */
             unsigned next = state < FP_SHARED_MIN ? FP_SHARED_MIN : state + 1;
             if (fp_word_cas(entry, &word, fp_word_with_state(word, next))) {
                 count_hit(partition);

@@ -25,7 +25,8 @@
  *       pairs with the release at which a writer took the latch.
  *   W4  dirty is set on leaving EXCLUSIVE by a writer and cleared under SHARED by write-back.
  *   W5  waiters is set by a thread about to sleep (compute/parking.h) in a state that it can't use;
- *       whoever leaves EXCLUSIVE, or makes SHARED to UNLOCKED, clears it and wakes them.
+ *       whoever leaves EXCLUSIVE, or makes SHARED to UNLOCKED, clears it and wakes them. While it is
+ *       set nobody joins SHARED: readers who come and go could keep a writer out for ever.
  *   W6  MARKED and UNLOCKED mean the same but to the clock: MARKED was not touched since its last pass.
  *   W7  A page in EVICTED or FREE has no frame. One in EVICTED has its newest copy in its slot, and
  *       its entry holds the CRC-32C of that copy where the frame was: so a READ needs no header to

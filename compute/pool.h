@@ -111,7 +111,7 @@ typedef struct fp_thread {
     fp_io *free_ios[FP_IO_MAX];
     unsigned free_io_count;
     fp_io *completed;             /* transfers that are done, newest first */
-    _Atomic unsigned prefetching; /* of its ios; its own thread may look without owning */
+    _Atomic unsigned prefetching; /* of its ios; anybody may look without owning */
     fp_msg *reply;                /* where the answer to the request in progress goes, or NULL */
     fp_conn *reply_conn;          /* whence it must come */
     uint32_t request;             /* number of that request */

@@ -45,7 +45,8 @@ void fp_threads_settle(farpool_pool *pool)
         fp_thread *thread = atomic_load_explicit(&pool->threads[i], memory_order_acquire);
         if (!thread)
             break; /* they are filled in order */
-        fp_thread_settle(thread);
+        if (thread->prefetching)
+            fp_thread_settle(thread);
     }
 }
 

@@ -30,7 +30,7 @@ void fp_thread_disown(fp_thread *thread);
 
 /* Takes in what the thread has prefetched; waits for it. Owns no thread when called. */
 void fp_thread_settle(fp_thread *thread);
-/* The same for all threads of the pool. */
+/* The same for all threads of the pool, as far as they have begun before the call. */
 void fp_threads_settle(farpool_pool *pool);
 
 int fp_threads_init(farpool_pool *pool) FARPOOL_MUST_CHECK;

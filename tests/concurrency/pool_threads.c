@@ -177,6 +177,46 @@ static void shm_vm(void **state) { (void)state, run("shm", FARPOOL_MAPPING_VM); 
 static void tcp_frames(void **state) { (void)state, run("tcp", FARPOOL_MAPPING_FRAMES); }
 static void tcp_vm(void **state) { (void)state, run("tcp", FARPOOL_MAPPING_VM); }
 
+static _Atomic bool written;
+
+static void *read_on(void *arg)
+{
+    while (!atomic_load(&written)) {
+        void *page;
+        assert_int_equal(farpool_fix(part, pids[0], FARPOOL_SHARED, &page), 0);
+        for (unsigned i = 0; i < 2000;
+             i++) /* long enough for another reader to come before this one goes */
+            assert_int_equal(racy_load(page), pids[0]);
+        farpool_unfix(part, pids[0], FARPOOL_SHARED);
+    }
+    return arg;
+}
+
+/* There is always a reader, and yet a writer gets in. */
+static void readers_let_a_writer_in(void **state)
+{
+    (void)state;
+    test_node *node = test_node_start("shm", 8 << 20);
+    test_pool_open(&node, 1, FARPOOL_MAPPING_FRAMES, POOL_BYTES, 4 << 20, &pool, &part);
+    void *page;
+    assert_int_equal(farpool_page_alloc(part, 0, &pids[0], &page), 0);
+    *(farpool_pid *)page = pids[0];
+    farpool_unfix(part, pids[0], FARPOOL_EXCLUSIVE);
+    pthread_t readers[THREADS];
+    atomic_store(&written, false);
+    for (unsigned t = 0; t < THREADS; t++)
+        assert_int_equal(pthread_create(&readers[t], NULL, read_on, NULL), 0);
+    for (unsigned i = 0; i < 20; i++) {
+        assert_int_equal(farpool_fix(part, pids[0], FARPOOL_EXCLUSIVE, &page), 0);
+        farpool_unfix(part, pids[0], FARPOOL_EXCLUSIVE);
+    }
+    atomic_store(&written, true);
+    for (unsigned t = 0; t < THREADS; t++)
+        pthread_join(readers[t], NULL);
+    test_pool_close(pool, part);
+    test_node_stop(node);
+}
+
 int main(void)
 {
     seed = test_seed(1);
@@ -185,6 +225,7 @@ int main(void)
         cmocka_unit_test(shm_vm),
         cmocka_unit_test(tcp_frames),
         cmocka_unit_test(tcp_vm),
+        cmocka_unit_test(readers_let_a_writer_in),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
