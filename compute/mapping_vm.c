@@ -163,21 +163,37 @@ static void vm_unland(farpool_pool *pool, void *page, unsigned order)
     fp_units_free(&pool->stage, offset / FARPOOL_UNIT_BYTES, order);
 }
 
+static void drop_run(void *start, size_t len)
+{
+    if (madvise(start, len, MADV_DONTNEED) == 0)
+        return;
+    munlock(start, len); /* the host program has called mlockall(MCL_CURRENT) */
+    FP_ASSERT(madvise(start, len, MADV_DONTNEED) == 0);
+}
+
+/* After an error nothing of the page is left, or it could never be mapped again. */
 static int copy_in(farpool_partition *partition, farpool_pid pid, unsigned order, const void *page)
 {
+    void *start = partition->window + pid * FARPOOL_UNIT_BYTES;
+    size_t len = (size_t)FARPOOL_UNIT_BYTES << order;
     struct uffdio_copy copy = {
-        .dst = (uintptr_t)partition->window + pid * FARPOOL_UNIT_BYTES,
+        .dst = (uintptr_t)start,
         .src = (uintptr_t)page,
-        .len = (uint64_t)FARPOOL_UNIT_BYTES << order,
+        .len = len,
         .mode = UFFDIO_COPY_MODE_DONTWAKE,
     };
     while (ioctl(partition->pool->uffd, UFFDIO_COPY, &copy)) {
-        if (errno != EAGAIN || copy.copy < 0)
-            return fp_error_sys("mapping page %llu of partition %llu", (unsigned long long)pid,
-                                (unsigned long long)partition->id);
-        copy.dst += (uint64_t)copy.copy; /* the address space was changing: go on from there */
-        copy.src += (uint64_t)copy.copy;
-        copy.len -= (uint64_t)copy.copy;
+        if (errno != EAGAIN) {
+            int rc = fp_error_sys("mapping page %llu of partition %llu", (unsigned long long)pid,
+                                  (unsigned long long)partition->id);
+            drop_run(start, len);
+            return rc;
+        }
+        if (copy.copy > 0) { /* the address space was changing: go on from there */
+            copy.dst += (uint64_t)copy.copy;
+            copy.src += (uint64_t)copy.copy;
+            copy.len -= (uint64_t)copy.copy;
+        }
         copy.copy = 0;
     }
     return 0;
@@ -209,14 +225,6 @@ static int vm_write_source(farpool_partition *partition, farpool_pid pid, unsign
     memcpy(*page, partition->window + pid * FARPOOL_UNIT_BYTES,
            (size_t)FARPOOL_UNIT_BYTES << order);
     return 0;
-}
-
-static void drop_run(void *start, size_t len)
-{
-    if (madvise(start, len, MADV_DONTNEED) == 0)
-        return;
-    munlock(start, len); /* the host program has called mlockall(MCL_CURRENT) */
-    FP_ASSERT(madvise(start, len, MADV_DONTNEED) == 0);
 }
 
 /* The kernel stops early at a hole and returns what it did; then the first piece is dropped alone. */

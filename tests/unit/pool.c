@@ -3,6 +3,7 @@
  * mappings; freed pages are gone; bad arguments and full slabs are errors; optimistic reads notice. */
 #include "farpool.h"
 
+#include <linux/userfaultfd.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -10,10 +11,12 @@
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 
 #include <cmocka.h>
 
+#include "compute/pool.h"
 #include "tests/lib/testnode.h"
 
 enum { POOL_BYTES = 2 << 20, SLAB_BYTES = 32 << 20, NODE_BYTES = 64 << 20 };
@@ -275,6 +278,31 @@ static void locked_memory_vm(void **state)
     munlockall();
 }
 
+/* A page of which a part cannot be mapped is not here, and can be fetched when the obstacle has gone. */
+static void half_mapped_pages_leave(fixture *f)
+{
+    void *page;
+    farpool_pid pid;
+    assert_int_equal(farpool_page_alloc(f->part, 1, &pid, &page), 0);
+    stamp(page, pid, 1, 1);
+    farpool_unfix(f->part, pid, FARPOOL_EXCLUSIVE);
+    flood(f);
+    char *obstacle = (char *)page + FARPOOL_UNIT_BYTES;
+    struct uffdio_zeropage zero = {.range = {(uintptr_t)obstacle, FARPOOL_UNIT_BYTES}};
+    assert_int_equal(ioctl(f->pool->uffd, UFFDIO_ZEROPAGE, &zero), 0);
+    assert_int_equal(farpool_fix(f->part, pid, FARPOOL_SHARED, &page), FARPOOL_E_SYS);
+    madvise(obstacle, FARPOOL_UNIT_BYTES, MADV_DONTNEED);
+    assert_int_equal(farpool_fix(f->part, pid, FARPOOL_SHARED, &page), 0);
+    check_stamp(page, pid, 1, 1);
+    farpool_unfix(f->part, pid, FARPOOL_SHARED);
+}
+
+static void half_mapped_pages_leave_vm(void **state)
+{
+    (void)state;
+    with_pool(FARPOOL_MAPPING_VM, half_mapped_pages_leave);
+}
+
 static sigjmp_buf host_env;
 
 static void host_handler(int signal_number)
@@ -333,6 +361,7 @@ int main(void)
         cmocka_unit_test(pages_come_back_frames),
         cmocka_unit_test(pages_come_back_vm),
         cmocka_unit_test(locked_memory_vm),
+        cmocka_unit_test(half_mapped_pages_leave_vm),
         cmocka_unit_test(jumping_host_vm),
         cmocka_unit_test(prefetch_brings_pages_frames),
         cmocka_unit_test(prefetch_brings_pages_vm),
