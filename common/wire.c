@@ -15,12 +15,12 @@
 enum { MAGIC = 0x31775046 /* "FPw1" */, HEADER_BYTES = 16 };
 
 /* One letter per field, in order:
- *   P partition  E epoch  B bytes  I boot_id  F first  T text  C code  U usage
+ *   P partition  E epoch  V use  B bytes  I boot_id  F first  T text  C code  U usage
  *   X total, first, count, extent_bytes, then count times key, addr, len */
 static const char *const bodies[] = {
-    [FP_MSG_HELLO] = "T",     [FP_MSG_HELLO_OK] = "IT", [FP_MSG_GRANT] = "PEB",
-    [FP_MSG_ATTACH] = "PEF",  [FP_MSG_EXTENTS] = "PEX", [FP_MSG_RELEASE] = "PE",
-    [FP_MSG_RELEASE_OK] = "", [FP_MSG_USAGE] = "",      [FP_MSG_USAGE_OK] = "U",
+    [FP_MSG_HELLO] = "T",     [FP_MSG_HELLO_OK] = "IT",  [FP_MSG_GRANT] = "PEVB",
+    [FP_MSG_ATTACH] = "PEVF", [FP_MSG_EXTENTS] = "PEVX", [FP_MSG_RELEASE] = "PEV",
+    [FP_MSG_RELEASE_OK] = "", [FP_MSG_USAGE] = "",       [FP_MSG_USAGE_OK] = "U",
     [FP_MSG_ERROR] = "CT",
 };
 
@@ -76,6 +76,16 @@ static void text(cursor *c, char *string)
         c->bad = true;
 }
 
+static void use(cursor *c, fp_msg *msg)
+{
+    uint32_t value = (uint32_t)msg->use;
+    u32(c, &value);
+    if (value >= FP_USES)
+        c->bad = true;
+    else
+        msg->use = (enum fp_use)value;
+}
+
 static void extents(cursor *c, fp_msg *msg)
 {
     u32(c, &msg->total);
@@ -111,6 +121,9 @@ static void body(cursor *c, fp_msg *msg)
             break;
         case 'E':
             u64(c, &msg->epoch);
+            break;
+        case 'V':
+            use(c, msg);
             break;
         case 'B':
             u64(c, &msg->bytes);

@@ -14,22 +14,25 @@
 #include "farpool.h"
 
 enum {
-    FP_WIRE_VERSION = 1,
+    FP_WIRE_VERSION = 2,
     FP_WIRE_EXTENTS_MAX = 500, /* in one FP_MSG_EXTENTS; ask again with first > 0 for more */
     FP_WIRE_TEXT_MAX = 255,
 };
 
+/* What a partition wants memory for. Each use is a grant of its own; the epoch is the partition's. */
+enum fp_use { FP_USE_SLAB, FP_USE_RING, FP_USES };
+
 enum fp_msg_type {
     FP_MSG_HELLO = 1, /* first on every connection, from the client: name */
     FP_MSG_HELLO_OK,  /* boot_id, name of the node */
-    FP_MSG_GRANT, /* partition, epoch, bytes: give the partition a slab under this epoch. Known under
-                         a lower epoch: those connections are cut off and the slab passes on. Known
-                         under this or a higher one: E_FENCED */
-    FP_MSG_ATTACH, /* partition, epoch, first: another connection of the current owner, or the next
+    FP_MSG_GRANT, /* partition, epoch, use, bytes: give the partition memory under this epoch. Known
+                         under a lower epoch: all connections that use the partition are cut off, and
+                         what it has passes on. Under a higher one, or granted under this one: E_FENCED */
+    FP_MSG_ATTACH, /* partition, epoch, use, first: another connection of the current owner, or the next
                          part of a long list of extents. Another epoch: E_FENCED */
-    FP_MSG_EXTENTS, /* answers GRANT and ATTACH: partition, epoch, total, first, extent_bytes, extents;
-                         the extents were shared (fp_net_share) with this connection before */
-    FP_MSG_RELEASE, /* partition, epoch: give the slab back */
+    FP_MSG_EXTENTS, /* answers GRANT and ATTACH: partition, epoch, use, total, first, extent_bytes,
+                         extents; these were shared (fp_net_share) with this connection before */
+    FP_MSG_RELEASE, /* partition, epoch, use: give the memory back */
     FP_MSG_RELEASE_OK,
     FP_MSG_USAGE, /* no body */
     FP_MSG_USAGE_OK,
@@ -40,6 +43,7 @@ typedef struct fp_msg {
     enum fp_msg_type type;
     uint32_t request; /* chosen by the client, repeated in the answer */
     uint64_t partition, epoch;
+    enum fp_use use;
     uint64_t bytes;
     uint64_t boot_id; /* random, new at each start of a memory node */
     uint32_t total, first, count;

@@ -3,10 +3,13 @@
  * Requests. What a GRANT meets:
  *
  *   partition unknown                  it gets extents that are free, and thus zero
- *   known, lower epoch                 every other connection that uses it is cut off and the slab
- *                                      gets new keys; only then does it, with what is in it, pass to
- *                                      the new epoch
- *   known, same or higher epoch        E_FENCED
+ *   known, lower epoch                 every other connection that uses anything of the partition is cut
+ *                                      off, and all its extents get new keys; only then do they, with
+ *                                      what is in them, pass to the new epoch
+ *   known under this epoch, but        the same owner comes for its other use: it gets that
+ *   for another use
+ *   granted under this epoch, or       E_FENCED
+ *   known under a higher one
  *   released under a higher epoch      E_FENCED
  *   not enough free, enough with what  the GRANT waits, and the node has changed nothing yet
  *   is being cleared
@@ -27,6 +30,8 @@
 
 enum { WAIT = 1 }; /* of grant(): it has to wait */
 
+static const char *const use_names[FP_USES] = {"slab", "log ring"};
+
 void fp_node_refuse(fp_memnode *node, fp_client *client, uint32_t request, int code)
 {
     node->answer.type = FP_MSG_ERROR;
@@ -38,10 +43,10 @@ void fp_node_refuse(fp_memnode *node, fp_client *client, uint32_t request, int c
 
 /* ---- grants and who uses them ---------------------------------------------------------------- */
 
-static fp_grant *find_grant(const fp_memnode *node, uint64_t partition)
+static fp_grant *find_grant(const fp_memnode *node, uint64_t partition, enum fp_use use)
 {
     fp_grant *grant = node->grants;
-    while (grant && grant->partition != partition)
+    while (grant && (grant->partition != partition || grant->use != use))
         grant = grant->next;
     return grant;
 }
@@ -101,7 +106,6 @@ static void free_grant(fp_memnode *node, fp_grant *grant)
     while (*link != grant)
         link = &(*link)->next;
     *link = grant->next;
-    node->grant_count--;
     free(grant->extents);
     free(grant);
 }
@@ -153,18 +157,16 @@ static int resize(fp_memnode *node, fp_grant *grant, uint32_t count)
     return 0;
 }
 
-static int check_ask(const fp_memnode *node, const fp_pending *ask, const fp_grant *known)
+static int check_epoch(const fp_memnode *node, const fp_pending *ask)
 {
-    if (!ask->partition || !ask->bytes)
-        return fp_error(FARPOOL_E_INVAL,
-                        "GRANT of partition %" PRIu64 ", %" PRIu64 " bytes: "
-                        "neither may be 0",
-                        ask->partition, ask->bytes);
-    if (known && known->epoch >= ask->epoch)
-        return fp_error(FARPOOL_E_FENCED,
-                        "partition %" PRIu64 " is held under epoch %" PRIu64 "; epoch %" PRIu64
-                        " is not higher",
-                        ask->partition, known->epoch, ask->epoch);
+    for (const fp_grant *g = node->grants; g; g = g->next) {
+        bool again = g->use == ask->use && g->claimed;
+        if (g->partition == ask->partition && g->epoch + again > ask->epoch)
+            return fp_error(FARPOOL_E_FENCED,
+                            "partition %" PRIu64 " is held under epoch %" PRIu64 "; epoch %" PRIu64
+                            " is not higher",
+                            ask->partition, g->epoch, ask->epoch);
+    }
     uint64_t past = fp_epochs_get(&node->released, ask->partition);
     if (past > ask->epoch) /* whoever released it may come again */
         return fp_error(FARPOOL_E_FENCED,
@@ -174,12 +176,31 @@ static int check_ask(const fp_memnode *node, const fp_pending *ask, const fp_gra
     return 0;
 }
 
-/* Takes the slab away from its owner: connections are cut, and keys die, which over verbs would work
- * from any other connection. Neither depends on the owner's help. */
-static int take_over(fp_memnode *node, const fp_grant *known, const fp_client *asker, uint32_t *cut)
+static int check_ask(const fp_memnode *node, const fp_pending *ask)
 {
-    *cut = fence(node, known, asker);
-    return fp_extents_renew_keys(&node->extents, known->extents, known->count);
+    if (!ask->partition || !ask->bytes)
+        return fp_error(FARPOOL_E_INVAL,
+                        "GRANT of partition %" PRIu64 ", %" PRIu64 " bytes: "
+                        "neither may be 0",
+                        ask->partition, ask->bytes);
+    return check_epoch(node, ask);
+}
+
+/* Takes all that the partition has away from an owner before: connections are cut, and keys die, which
+ * over verbs would work from any other connection. Neither depends on the owner's help. */
+static int take_over(fp_memnode *node, const fp_pending *ask, uint32_t *cut)
+{
+    for (fp_grant *g = node->grants; g; g = g->next) {
+        if (g->partition != ask->partition || g->epoch == ask->epoch)
+            continue;
+        *cut += fence(node, g, ask->client);
+        int rc = fp_extents_renew_keys(&node->extents, g->extents, g->count);
+        if (rc)
+            return rc;
+        g->epoch = ask->epoch;
+        g->claimed = false;
+    }
+    return 0;
 }
 
 /* Returns 0 with *out, WAIT, or an error; has changed nothing unless 0, but that an error after
@@ -187,8 +208,8 @@ static int take_over(fp_memnode *node, const fp_grant *known, const fp_client *a
 static int grant(fp_memnode *node, const fp_pending *ask, fp_grant **out, bool *fresh)
 {
     fp_extents *extents = &node->extents;
-    fp_grant *known = find_grant(node, ask->partition);
-    int rc = check_ask(node, ask, known);
+    fp_grant *known = find_grant(node, ask->partition, ask->use);
+    int rc = check_ask(node, ask);
     if (rc)
         return rc;
     uint64_t count = ask->bytes / extents->extent_bytes + (ask->bytes % extents->extent_bytes != 0);
@@ -204,8 +225,7 @@ static int grant(fp_memnode *node, const fp_pending *ask, fp_grant **out, bool *
     if (!target)
         return fp_error(FARPOOL_E_NOMEM, "the memory node has no memory for a partition");
     uint32_t cut = 0;
-    if (known) /* before anything passes on */
-        rc = take_over(node, known, ask->client, &cut);
+    rc = take_over(node, ask, &cut); /* before anything is given */
     if (!rc)
         rc = resize(node, target, (uint32_t)count);
     if (rc) {
@@ -215,17 +235,18 @@ static int grant(fp_memnode *node, const fp_pending *ask, fp_grant **out, bool *
     }
     if (!known) {
         target->partition = ask->partition;
+        target->use = ask->use;
         target->next = node->grants;
         node->grants = target;
-        node->grant_count++;
     }
     target->epoch = ask->epoch;
+    target->claimed = true;
     *fresh = !known;
     fp_log(FP_LOG_INFO,
-           "partition %" PRIu64 " epoch %" PRIu64 ": %" PRIu32 " extents to %s (%s), %" PRIu32
+           "partition %" PRIu64 " epoch %" PRIu64 ": %" PRIu32 " extents of %s to %s (%s), %" PRIu32
            " connections fenced",
-           target->partition, target->epoch, target->count, ask->client->name,
-           fp_net_conn_peer(ask->client->conn), cut);
+           target->partition, target->epoch, target->count, use_names[target->use],
+           ask->client->name, fp_net_conn_peer(ask->client->conn), cut);
     *out = target;
     return 0;
 }
@@ -237,21 +258,23 @@ static int share_extents(fp_memnode *node, fp_client *client, fp_grant *of, uint
     fp_msg *answer = &node->answer;
     if (first >= of->count)
         return fp_error(FARPOOL_E_INVAL,
-                        "extents from %" PRIu32 " asked for, but the slab has %" PRIu32, first,
-                        of->count);
+                        "extents from %" PRIu32 " asked for, but the %s has %" PRIu32, first,
+                        use_names[of->use], of->count);
     int rc = attach(client, of);
     uint32_t left = of->count - first;
     uint32_t count = left < FP_WIRE_EXTENTS_MAX ? left : FP_WIRE_EXTENTS_MAX;
     for (uint32_t i = 0; !rc && i < count; i++) {
         fp_mr *mr = node->extents.list[of->extents[first + i]].mrs[client->net];
         if (!mr) /* see fp_extents_renew_keys */
-            return fp_error(FARPOOL_E_NOMEM, "the slab lost its keys in an attempt to pass it on");
+            return fp_error(FARPOOL_E_NOMEM, "the %s lost its keys in an attempt to pass it on",
+                            use_names[of->use]);
         rc = fp_net_share(client->conn, mr);
         answer->extents[i] = fp_net_rkey(mr);
     }
     answer->type = FP_MSG_EXTENTS;
     answer->partition = of->partition;
     answer->epoch = of->epoch;
+    answer->use = of->use;
     answer->total = of->count;
     answer->first = first;
     answer->count = count;
@@ -288,6 +311,7 @@ static void handle_grant(fp_memnode *node, fp_client *client)
         .request = msg->request,
         .partition = msg->partition,
         .epoch = msg->epoch,
+        .use = msg->use,
         .bytes = msg->bytes,
     };
     for (const fp_pending *p = node->pending; p; p = p->next) {
@@ -345,10 +369,10 @@ void fp_node_retry_pending(fp_memnode *node)
 static int current_grant(const fp_memnode *node, fp_grant **out)
 {
     const fp_msg *msg = &node->request;
-    *out = find_grant(node, msg->partition);
+    *out = find_grant(node, msg->partition, msg->use);
     if (!*out)
-        return fp_error(FARPOOL_E_NOTFOUND, "partition %" PRIu64 " has no slab here",
-                        msg->partition);
+        return fp_error(FARPOOL_E_NOTFOUND, "partition %" PRIu64 " has no %s here", msg->partition,
+                        use_names[msg->use]);
     if ((*out)->epoch != msg->epoch)
         return fp_error(FARPOOL_E_FENCED,
                         "partition %" PRIu64 " is held under epoch %" PRIu64 ", not %" PRIu64,
@@ -376,8 +400,8 @@ static void handle_release(fp_memnode *node, fp_client *client)
         fp_node_refuse(node, client, node->request.request, rc);
         return;
     }
-    fp_log(FP_LOG_INFO, "partition %" PRIu64 " epoch %" PRIu64 ": released by %s", of->partition,
-           of->epoch, client->name);
+    fp_log(FP_LOG_INFO, "partition %" PRIu64 " epoch %" PRIu64 ": %s released by %s", of->partition,
+           of->epoch, use_names[of->use], client->name);
     node->answer.type = FP_MSG_RELEASE_OK;
     node->answer.partition = of->partition;
     node->answer.epoch = of->epoch;

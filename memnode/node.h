@@ -9,10 +9,14 @@
 
 enum { FP_MEMNODE_LISTENERS_MAX = 16, FP_MEMNODE_BATCH = 64 };
 
-/* A partition that has a slab here. It outlives its connections. */
+/* What a partition has here for one use. It outlives its connections. All of a partition's are under the
+ * same epoch. */
 typedef struct fp_grant {
     struct fp_grant *next;
     uint64_t partition, epoch;
+    enum fp_use use;
+    bool
+        claimed; /* granted under this epoch; false: it passed on with another of the partition's */
     uint32_t count; /* extents */
     uint32_t *extents;
 } fp_grant;
@@ -23,7 +27,7 @@ typedef struct fp_client {
     fp_conn *conn;
     unsigned net;        /* index of its transport */
     bool greeted;        /* has said HELLO */
-    fp_grant **attached; /* partitions whose extents it was given */
+    fp_grant **attached; /* whose extents it was given */
     uint32_t attached_count, attached_room;
     char name[FP_WIRE_TEXT_MAX + 1];
 } fp_client;
@@ -34,6 +38,7 @@ typedef struct fp_pending {
     fp_client *client;
     uint32_t request;
     uint64_t partition, epoch, bytes;
+    enum fp_use use;
 } fp_pending;
 
 /* Everything belongs to the thread that drives the node. */
@@ -52,7 +57,6 @@ struct fp_memnode {
     fp_client *clients;
     uint32_t client_count;
     fp_grant *grants;
-    uint32_t grant_count;
     fp_epochs released;
     fp_pending *pending, **pending_tail;
     uint32_t pending_count;

@@ -274,15 +274,19 @@ void fp_memnode_usage_get(const fp_memnode *node, fp_memnode_usage *usage)
     *usage = (fp_memnode_usage){
         .bytes_total = extents->count * extents->extent_bytes,
         .bytes_clearing = extents->dirty * extents->extent_bytes,
-        .partitions = node->grant_count,
         .connections = node->client_count,
         .pending = node->pending_count,
         .extents = extents->count,
         .extent_bytes = extents->extent_bytes,
     };
     uint32_t granted = 0;
-    for (const fp_grant *grant = node->grants; grant; grant = grant->next)
+    for (const fp_grant *grant = node->grants; grant; grant = grant->next) {
         granted += grant->count;
+        const fp_grant *first = node->grants;
+        while (first->partition != grant->partition)
+            first = first->next;
+        usage->partitions += first == grant; /* once, however many uses it has */
+    }
     uint32_t lost = extents->count - extents->free - extents->dirty - granted;
     usage->bytes_granted = granted * extents->extent_bytes;
     usage->bytes_lost = lost * extents->extent_bytes;

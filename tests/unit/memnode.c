@@ -14,173 +14,9 @@
 
 #include <cmocka.h>
 
-#include "common/clock.h"
 #include "common/error.h"
 #include "memnode/epochs.h"
-#include "memnode/extents.h"
-#include "tests/lib/testnode.h"
-
-enum { NODE_EXTENTS = 8, WAIT_SECONDS = 10 };
-#define EXTENT_BYTES ((uint64_t)FP_SLOT_UNIT_BYTES << FP_EXTENT_ORDER_MIN)
-#define NODE_BYTES (NODE_EXTENTS * EXTENT_BYTES + 4096) /* what is over is not used */
-
-/* A client connection; its last answer and what became of it. */
-typedef struct client {
-    fp_poller *poller;
-    fp_conn *conn;
-    fp_msg msg;
-    uint32_t requests;
-    int closed; /* status of FP_NET_CLOSED */
-    int done;   /* status of the last READ or WRITE */
-    bool have_done, have_answer;
-} client;
-
-static const char *scheme;
-static test_node *node;
-static fp_net *net;
-static fp_mem memory;
-static fp_mr *mr;
-
-static bool scheme_is(const char *name) { return !strcmp(scheme, name); }
-
-/* ---- a client -------------------------------------------------------------------------------- */
-
-static void look(client *c, int timeout_ms)
-{
-    fp_net_event events[8];
-    int n = fp_net_poll(c->poller, events, 8, timeout_ms);
-    assert_true(n >= 0);
-    for (int i = 0; i < n; i++) {
-        if (events[i].kind == FP_NET_RECV) {
-            assert_int_equal(fp_wire_decode(events[i].data, events[i].len, &c->msg), 0);
-            c->have_answer = true;
-        } else if (events[i].kind == FP_NET_CLOSED) {
-            c->closed = events[i].status;
-        } else if (events[i].kind == FP_NET_DONE && events[i].cookie) {
-            c->done = events[i].status;
-            c->have_done = true;
-        }
-    }
-}
-
-/* Until *flag (or, with NULL, until the connection is closed). */
-static void wait_for(client *c, const bool *flag)
-{
-    uint64_t deadline = fp_now_ns() + WAIT_SECONDS * 1000000000ull;
-    while (!(flag && *flag) && !c->closed && fp_now_ns() < deadline)
-        look(c, 100);
-    if (flag)
-        assert_true(*flag);
-    else
-        assert_int_not_equal(c->closed, 0);
-}
-
-static void send_bytes(client *c, const void *bytes, size_t len)
-{
-    fp_net_op op = {.kind = FP_NET_SEND, .sge_count = 1};
-    op.sge[0] = (fp_sge){.addr = (void *)(uintptr_t)bytes, .len = (uint32_t)len};
-    assert_int_equal(fp_net_post(c->conn, &op, 1), 0);
-}
-
-static void send_msg(client *c, fp_msg *msg)
-{
-    static uint8_t buffer[FP_NET_MESSAGE_MAX];
-    msg->request = ++c->requests;
-    send_bytes(c, buffer, fp_wire_encode(msg, buffer, sizeof buffer));
-}
-
-/* Sends and waits; the type of the answer, or the code of an ERROR. */
-static int ask(client *c, fp_msg msg)
-{
-    c->have_answer = false;
-    send_msg(c, &msg);
-    wait_for(c, &c->have_answer);
-    assert_int_equal(c->msg.request, c->requests);
-    return c->msg.type == FP_MSG_ERROR ? c->msg.code : (int)c->msg.type;
-}
-
-static void connect_silently(client *c)
-{
-    memset(c, 0, sizeof *c);
-    assert_int_equal(fp_net_poller_open(net, &c->poller), 0);
-    assert_int_equal(fp_net_connect(c->poller, test_node_uri(node), &c->conn), 0);
-}
-
-static void connect_client(client *c)
-{
-    connect_silently(c);
-    assert_int_equal(ask(c, (fp_msg){.type = FP_MSG_HELLO, .text = "test"}), FP_MSG_HELLO_OK);
-}
-
-static void disconnect(client *c)
-{
-    fp_net_conn_close(c->conn);
-    fp_net_poller_close(c->poller);
-}
-
-static int grant(client *c, uint64_t partition, uint64_t epoch, uint64_t bytes)
-{
-    return ask(
-        c, (fp_msg){.type = FP_MSG_GRANT, .partition = partition, .epoch = epoch, .bytes = bytes});
-}
-
-static int attach(client *c, uint64_t partition, uint64_t epoch, uint32_t first)
-{
-    return ask(
-        c, (fp_msg){.type = FP_MSG_ATTACH, .partition = partition, .epoch = epoch, .first = first});
-}
-
-static int release(client *c, uint64_t partition, uint64_t epoch)
-{
-    return ask(c, (fp_msg){.type = FP_MSG_RELEASE, .partition = partition, .epoch = epoch});
-}
-
-/* One transfer of 4 KiB between the local memory and the start of an extent. */
-static int transfer(client *c, enum fp_net_kind kind, fp_rkey extent, uint64_t offset)
-{
-    fp_net_op op = {.kind = kind,
-                    .cookie = 1,
-                    .remote_key = extent.key,
-                    .remote_addr = extent.addr + offset,
-                    .sge_count = 1};
-    op.sge[0] = (fp_sge){.addr = memory.addr, .len = 4096, .mr = mr};
-    c->have_done = false;
-    int rc = fp_net_post(c->conn, &op, 1);
-    if (rc)
-        return rc;
-    wait_for(c, &c->have_done);
-    return c->done;
-}
-
-static bool local_is(uint8_t byte)
-{
-    const uint8_t *bytes = memory.addr;
-    for (unsigned i = 0; i < 4096; i++) {
-        if (bytes[i] != byte)
-            return false;
-    }
-    return true;
-}
-
-static int setup(void **state)
-{
-    (void)state;
-    node = test_node_start(scheme, NODE_BYTES);
-    assert_int_equal(fp_net_open(test_node_uri(node), NULL, &net), 0);
-    assert_int_equal(fp_mem_open(4096, 0, -1, &memory), 0);
-    assert_int_equal(fp_net_register(net, &memory, FP_NET_LOCAL, &mr), 0);
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    fp_net_unregister(mr);
-    fp_net_close(net);
-    fp_mem_close(&memory);
-    test_node_stop(node);
-    return 0;
-}
+#include "tests/lib/nodeclient.h"
 
 /* ---- tests ----------------------------------------------------------------------------------- */
 
@@ -308,6 +144,49 @@ static void higher_epoch_cuts_off_and_keeps_the_slab(void **state)
 
 /* The keys of an epoch die with it: neither from a new connection nor from one that knows the partition
  * under its new epoch do they reach the slab, in either direction. */
+/* The log ring and the slab of a partition are under one epoch: whoever takes one has taken both. */
+static void a_ring_goes_with_its_partition(void **state)
+{
+    (void)state;
+    client pages, log, new;
+    connect_client(&pages);
+    connect_client(&log);
+    connect_client(&new);
+    fp_msg ring = {
+        .type = FP_MSG_GRANT, .use = FP_USE_RING, .partition = 5, .epoch = 10, .bytes = 1};
+    assert_int_equal(grant(&pages, 5, 10, 1), FP_MSG_EXTENTS);
+    assert_int_equal(ask(&log, ring), FP_MSG_EXTENTS);
+    assert_int_equal(log.msg.use, FP_USE_RING);
+    fp_rkey extent = log.msg.extents[0];
+    assert_true(extent.key != pages.msg.extents[0].key);
+    assert_int_equal(ask(&new, (fp_msg){.type = FP_MSG_USAGE}), FP_MSG_USAGE_OK);
+    assert_true(new.msg.usage.partitions == 1 && new.msg.usage.bytes_granted == 2 * EXTENT_BYTES);
+    memset(memory.addr, 7, 4096);
+    assert_int_equal(transfer(&log, FP_NET_WRITE, extent, 0), 0);
+    assert_int_equal(ask(&new, ring), FARPOOL_E_FENCED);
+
+    assert_int_equal(grant(&new, 5, 11, 1), FP_MSG_EXTENTS);
+    assert_int_not_equal(transfer(&log, FP_NET_WRITE, extent, 0), 0);
+    assert_int_equal(ask(&new, ring), FARPOOL_E_FENCED);
+    ring.epoch = 11;
+    ring.type = FP_MSG_ATTACH;
+    assert_int_equal(ask(&new, ring), FP_MSG_EXTENTS);
+    ring.type = FP_MSG_GRANT;
+    assert_int_equal(ask(&new, ring), FP_MSG_EXTENTS);
+    assert_true(new.msg.extents[0].key != extent.key);
+    memset(memory.addr, 0, 4096);
+    assert_int_equal(transfer(&new, FP_NET_READ, new.msg.extents[0], 0), 0);
+    assert_true(local_is(7));
+    assert_int_equal(ask(&new, ring), FARPOOL_E_FENCED); /* it has been granted under this epoch */
+    ring.type = FP_MSG_RELEASE;
+    assert_int_equal(ask(&new, ring), FP_MSG_RELEASE_OK);
+    assert_int_equal(ask(&new, ring), FARPOOL_E_NOTFOUND);
+    assert_int_equal(release(&new, 5, 11), FP_MSG_RELEASE_OK);
+    disconnect(&pages);
+    disconnect(&log);
+    disconnect(&new);
+}
+
 static void keys_die_with_their_epoch(void **state)
 {
     (void)state;
@@ -467,6 +346,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(grant_is_whole_extents_and_usable, setup, teardown),
         cmocka_unit_test_setup_teardown(refusals_say_why, setup, teardown),
         cmocka_unit_test_setup_teardown(higher_epoch_cuts_off_and_keeps_the_slab, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_ring_goes_with_its_partition, setup, teardown),
         cmocka_unit_test_setup_teardown(keys_die_with_their_epoch, setup, teardown),
         cmocka_unit_test_setup_teardown(an_old_owner_does_not_come_back_after_a_release, setup,
                                         teardown),
