@@ -189,10 +189,10 @@ static void check_honest(void)
 
 /* ---- foretelling ----------------------------------------------------------------------------- */
 
-static const fp_grant *grant_of(uint64_t partition)
+static const fp_grant *grant_of(const fp_msg *msg)
 {
     const fp_grant *grant = node->grants;
-    while (grant && grant->partition != partition)
+    while (grant && (grant->partition != msg->partition || grant->use != msg->use))
         grant = grant->next;
     return grant;
 }
@@ -201,7 +201,12 @@ static int foretell_grant(const fp_msg *msg, const fp_grant *known)
 {
     if (!msg->partition || !msg->bytes)
         return FARPOOL_E_INVAL;
-    if (known && known->epoch >= msg->epoch)
+    if (known && known->claimed && known->epoch == msg->epoch)
+        return FARPOOL_E_FENCED;
+    for (const fp_grant *grant = node->grants; grant; grant = grant->next)
+        if (grant->partition == msg->partition && grant->epoch > msg->epoch)
+            return FARPOOL_E_FENCED;
+    if (fp_epochs_get(&node->released, msg->partition) > msg->epoch)
         return FARPOOL_E_FENCED;
     uint64_t have = node->extents.free + (known ? known->count : 0);
     return msg->bytes > have * EXTENT_BYTES ? FARPOOL_E_NOSPACE : (int)FP_MSG_EXTENTS;
@@ -210,7 +215,7 @@ static int foretell_grant(const fp_msg *msg, const fp_grant *known)
 /* The type of the answer, the code of an ERROR, or CUT_OFF. */
 static int foretell(const fp_msg *msg, const fp_client *from)
 {
-    const fp_grant *known = grant_of(msg->partition);
+    const fp_grant *known = grant_of(msg);
     if (!from->greeted && msg->type != FP_MSG_HELLO)
         return FARPOOL_E_PROTO;
     switch (msg->type) {
@@ -234,7 +239,7 @@ static int foretell(const fp_msg *msg, const fp_client *from)
     }
 }
 
-/* After a GRANT: nobody else is attached to it any more. */
+/* After a GRANT: nobody of an earlier epoch is attached to anything of the partition any more. */
 static void check_fenced(const client *by, uint64_t partition)
 {
     for (const client *c = clients; c <= honest; c++) {
@@ -250,6 +255,10 @@ static void send_foretold(client *c, const uint8_t *bytes, size_t len, const fp_
     const fp_client *from = at_node(c);
     FUZZ_CHECK(from);
     int wanted = msg ? foretell(msg, from) : FARPOOL_E_PROTO;
+    uint64_t epoch_before = 0;
+    for (const fp_grant *grant = node->grants; msg && grant; grant = grant->next)
+        if (grant->partition == msg->partition)
+            epoch_before = grant->epoch;
     unsigned before = c->answers;
     send_bytes(c, bytes, len);
     settle();
@@ -267,7 +276,8 @@ static void send_foretold(client *c, const uint8_t *bytes, size_t len, const fp_
     uint64_t total = (msg->bytes + EXTENT_BYTES - 1) / EXTENT_BYTES;
     FUZZ_CHECK(msg->type != FP_MSG_GRANT || (answer->total == total && !answer->first));
     FUZZ_CHECK(answer->count == answer->total - answer->first);
-    if (msg->type == FP_MSG_GRANT)
+    FUZZ_CHECK(answer->use == msg->use);
+    if (msg->type == FP_MSG_GRANT && epoch_before < msg->epoch)
         check_fenced(c, msg->partition);
 }
 
@@ -289,8 +299,9 @@ static size_t make_message(fuzz_script *script, uint8_t *bytes)
     msg.bytes = ((shape >> 9) % 8) % (EXTENTS + 1) * EXTENT_BYTES - (shape >> 12) % 2;
     msg.first = type == 14 || (shape >> 13) % 4 ? 0 : (uint32_t)(shape >> 15) % 4;
     msg.count = msg.total = type == 14 ? (uint32_t)(shape >> 15) % 4 : 0;
+    msg.use = (shape >> 25) % 4 ? FP_USE_SLAB : FP_USE_RING;
     snprintf(msg.text, sizeof msg.text, "client %u", (unsigned)shape % 100);
-    const fp_grant *known = grant_of(msg.partition);
+    const fp_grant *known = grant_of(&msg);
     if (known && (shape >> 20) % 2) /* its sender knows where things stand */
         msg.epoch = known->epoch + (msg.type == FP_MSG_GRANT);
     if ((shape >> 17) % 8 == 0) {
@@ -376,7 +387,7 @@ static void crowd(fuzz_script *script)
     for (unsigned i = 0; i < 6; i++) {
         client *c = &clients[(shape >> i) % CONNS];
         fp_msg msg = {.type = FP_MSG_GRANT, .request = i, .partition = 1 + (shape >> 2 * i) % 3};
-        const fp_grant *known = grant_of(msg.partition);
+        const fp_grant *known = grant_of(&msg);
         msg.epoch = known ? known->epoch : 0;
         if ((shape >> (6 + i)) % 3 == 0)
             msg.type = FP_MSG_RELEASE;

@@ -12,7 +12,8 @@ static void check_grant(const fp_memnode *node, const fp_grant *grant, uint8_t *
 {
     FP_ASSERT(grant->partition && grant->count >= 1 && grant->count <= node->extents.count);
     for (const fp_grant *other = grant->next; other; other = other->next)
-        FP_ASSERT(other->partition != grant->partition);
+        FP_ASSERT(other->partition != grant->partition ||
+                  (other->use != grant->use && other->epoch == grant->epoch));
     for (uint32_t i = 0; i < grant->count; i++) {
         uint32_t extent = grant->extents[i];
         FP_ASSERT(extent < node->extents.count && ++owners[extent] == 1);

@@ -5,7 +5,7 @@
 
 #include "memnode/node.h"
 
-/* Every extent is granted to exactly one partition or free; what is free is zero (at its start and end); the
+/* Every extent is granted to exactly one partition and use or free; what is free is zero (at its start and end); the
  * counts say so; nothing waits. Ends the process otherwise. */
 void memnode_check(const fp_memnode *node);
 
