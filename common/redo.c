@@ -115,17 +115,27 @@ static bool records_fit(const uint8_t *at, size_t left, uint32_t count)
     return left == 0;
 }
 
-size_t fp_redo_check(const void *data, size_t available, const fp_redo_expect *expect)
+size_t fp_redo_needed(const void *data, size_t available, const fp_redo_expect *expect)
 {
     fp_redo_frame frame;
     if (available < sizeof frame)
-        return 0;
+        return sizeof frame;
     memcpy(&frame, data, sizeof frame);
     if (frame.lsn != expect->lsn || frame.partition != expect->partition ||
-        frame.epoch < expect->epoch_min || frame.len < sizeof frame || frame.len > available ||
+        frame.epoch < expect->epoch_min || frame.len < sizeof frame ||
         frame.len > FP_REDO_FRAME_BYTES_MAX || frame.len % FP_REDO_ALIGN ||
         (frame.kind != FP_REDO_MTR && frame.kind != FP_REDO_OWNER))
         return 0;
+    return frame.len;
+}
+
+size_t fp_redo_check(const void *data, size_t available, const fp_redo_expect *expect)
+{
+    size_t needed = fp_redo_needed(data, available, expect);
+    if (!needed || needed > available)
+        return 0;
+    fp_redo_frame frame;
+    memcpy(&frame, data, sizeof frame);
     const uint8_t *records = (const uint8_t *)data + sizeof frame;
     size_t bytes = frame.len - sizeof frame;
     if (header_crc(fp_crc32c(0, records, bytes), &frame) != frame.crc)

@@ -97,6 +97,9 @@ typedef struct fp_redo_expect {
     uint64_t epoch_min; /* epochs never fall along a log */
 } fp_redo_expect;
 
+/* How many bytes it takes to tell whether the frame expected is at data; 0: it can't be. */
+size_t fp_redo_needed(const void *data, size_t available, const fp_redo_expect *expect);
+
 /* The length of the frame at data, of which `available` bytes are there, if it is whole, what was
  * expected, and every record in it can be applied; else 0: the log ends here, as far as these bytes
  * go. Trusts nothing; sets no error message, for an end is no error. */

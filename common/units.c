@@ -139,6 +139,42 @@ uint64_t fp_units_alloc(fp_units *units, unsigned order)
     return unit;
 }
 
+/* All units below `end` are given out or free blocks then. */
+static void extend_to_locked(fp_units *units, uint64_t end)
+{
+    while (units->next < end) {
+        unsigned o = 0;
+        while (o + 1 < FP_UNITS_ORDERS && !(units->next & ((2ull << o) - 1)) &&
+               units->next + (2ull << o) <= end)
+            o++;
+        uint64_t at = units->next;
+        units->next += 1ull << o;
+        free_locked(units, at, o);
+    }
+}
+
+bool fp_units_take(fp_units *units, uint64_t unit, unsigned order)
+{
+    uint64_t size = 1ull << order;
+    if (order >= FP_UNITS_ORDERS || unit % size || unit >= units->total ||
+        size > units->total - unit)
+        return false;
+    pthread_mutex_lock(&units->lock);
+    extend_to_locked(units, unit + size);
+    unsigned o = order;
+    while (o < FP_UNITS_ORDERS && !is_free_locked(units, o, unit >> o))
+        o++;
+    bool found = o < FP_UNITS_ORDERS;
+    if (found) {
+        clear_free_locked(units, o, unit >> o);
+        while (o-- > order) /* the halves beside the way down */
+            set_free_locked(units, o, (unit >> o) ^ 1);
+        units->used += size;
+    }
+    pthread_mutex_unlock(&units->lock);
+    return found;
+}
+
 void fp_units_free(fp_units *units, uint64_t unit, unsigned order)
 {
     pthread_mutex_lock(&units->lock);

@@ -8,6 +8,7 @@
 #define FP_COMMON_UNITS_H
 
 #include <pthread.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -38,6 +39,8 @@ void fp_units_close(fp_units *units);
 /* The first unit of a free block, or FP_UNIT_NONE. Any thread. */
 uint64_t fp_units_alloc(fp_units *units, unsigned order);
 void fp_units_free(fp_units *units, uint64_t unit, unsigned order);
+/* Takes exactly this block; false: some of it has been given out, or there is no such block. */
+bool fp_units_take(fp_units *units, uint64_t unit, unsigned order);
 
 /* Up to max single units under one lock; returns how many. */
 size_t fp_units_alloc_many(fp_units *units, uint32_t *out, size_t max);

@@ -21,6 +21,7 @@
 #include "compute/frames.h"
 #include "compute/io.h"
 #include "compute/mapping.h"
+#include "compute/redo_log.h"
 #include "compute/remote.h"
 
 enum {
@@ -80,6 +81,17 @@ static bool latch_shared(fp_entry *entry)
            fp_word_cas(entry, &word, fp_word_with_state(word, FP_SHARED_MIN));
 }
 
+/* WAL: what changed the page is durable before the page is anywhere else than here. */
+static int flush_redo(const candidate *page, uint32_t frame, uint64_t *lsn)
+{
+    fp_redo_log *redo = page->partition->redo;
+    if (!redo)
+        return 0;
+    uint64_t end = atomic_load_explicit(&redo->end, memory_order_relaxed);
+    *lsn = fp_page_lsn_whole(page->partition->pool->crcs_or_lsns[frame], end);
+    return fp_redo_flush(redo, *lsn);
+}
+
 /* Starts writing a page that we have latched SHARED. */
 static fp_io *start_write(fp_thread *thread, const candidate *page, int *error)
 {
@@ -87,7 +99,10 @@ static fp_io *start_write(fp_thread *thread, const candidate *page, int *error)
     unsigned order = fp_word_order(fp_word_load(page->entry));
     uint32_t frame = atomic_load_explicit(&page->entry->frame_or_crc, memory_order_relaxed);
     void *source;
-    int rc = pool->mapping->write_source(page->partition, page->pid, order, frame, &source);
+    uint64_t lsn = 0;
+    int rc = flush_redo(page, frame, &lsn);
+    if (!rc)
+        rc = pool->mapping->write_source(page->partition, page->pid, order, frame, &source);
     if (rc) {
         if (rc != FARPOOL_E_POOL_FULL) /* which passes: the page stays until the next time */
             *error = rc;
@@ -96,6 +111,7 @@ static fp_io *start_write(fp_thread *thread, const candidate *page, int *error)
     }
     fp_io *io = fp_io_take(thread, FP_IO_WRITE, page->partition, page->pid, order, frame);
     io->page = source;
+    io->lsn = lsn;
     fp_io_seal(io);
     return io;
 }
@@ -120,7 +136,7 @@ static void write_back(fp_thread *thread, const candidate *pages, unsigned count
         if (ios[i]->status) {
             *error = ios[i]->status;
         } else {
-            pool->crcs[ios[i]->frame] = ios[i]->crc;
+            pool->crcs_or_lsns[ios[i]->frame] = ios[i]->crc;
             atomic_fetch_and_explicit(&entry->word, ~FP_WORD_DIRTY, memory_order_relaxed); /* W4 */
             fp_count(&thread->count.written_back, 1);
             fp_count(&thread->count.bytes_written,
@@ -155,7 +171,7 @@ static unsigned drop(fp_thread *thread, const candidate *pages, unsigned count, 
     for (unsigned i = n; i-- > 0;) {
         fp_entry *entry = &dropped[i].partition->entries[dropped[i].pid];
         atomic_store_explicit(&pool->owners[dropped[i].frame], 0, memory_order_relaxed);
-        atomic_store_explicit(&entry->frame_or_crc, pool->crcs[dropped[i].frame],
+        atomic_store_explicit(&entry->frame_or_crc, pool->crcs_or_lsns[dropped[i].frame],
                               memory_order_release); /* W7 */
         fp_entry_leave(entry, discard ? FP_FREE : FP_EVICTED, 0, discard ? FP_WORD_DIRTY : 0);
         fp_frames_put(thread, dropped[i].frame, dropped[i].order);

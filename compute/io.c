@@ -61,6 +61,18 @@ fp_io *fp_io_take(fp_thread *thread, enum fp_io_kind kind, farpool_partition *pa
     return io;
 }
 
+fp_io *fp_io_take_ring(fp_thread *thread, unsigned ring, uint64_t lsn)
+{
+    FP_ASSERT(thread->free_io_count);
+    fp_io *io = thread->free_ios[--thread->free_io_count];
+    io->kind = FP_IO_RING;
+    io->done = false;
+    io->status = 0;
+    io->ring = ring;
+    io->lsn = lsn;
+    return io;
+}
+
 void fp_io_put(fp_thread *thread, fp_io *io)
 {
     if (io->kind == FP_IO_PREFETCH) {
@@ -82,6 +94,7 @@ void fp_io_seal(fp_io *io)
         .partition = io->partition->id,
         .pid = io->pid,
         .epoch = io->partition->epoch,
+        .lsn = io->lsn,
         .order = io->order,
     };
     io->crc = page_crc(io);
@@ -121,7 +134,7 @@ int fp_io_arrive(fp_io *io)
     if (rc)
         return rc;
     atomic_store_explicit(&entry->frame_or_crc, io->frame, memory_order_release);
-    pool->crcs[io->frame] = expected;
+    pool->crcs_or_lsns[io->frame] = expected;
     atomic_store_explicit(&pool->owners[io->frame], fp_owner(partition, io->pid),
                           memory_order_relaxed);
     return 0;

@@ -10,6 +10,8 @@
  * flight. */
 fp_io *fp_io_take(fp_thread *thread, enum fp_io_kind kind, farpool_partition *partition,
                   farpool_pid pid, unsigned order, uint32_t frame);
+/* The same for a WRITE to a ring, when there is a free one. */
+fp_io *fp_io_take_ring(fp_thread *thread, unsigned ring, uint64_t lsn);
 void fp_io_put(fp_thread *thread, fp_io *io);
 
 /* Before a WRITE: the slot header and io.crc, of the page as it is now. */

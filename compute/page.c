@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Fixing, reading, allocating and freeing pages: the page word's transitions (W1..W8, page_word.h). */
+#include "compute/page.h"
 #include "common/error.h"
 #include "compute/evict.h"
 #include "compute/fault.h"
@@ -7,12 +8,22 @@
 #include "compute/io.h"
 #include "compute/mapping.h"
 #include "compute/parking.h"
+#include "compute/redo_log.h"
 #include "compute/thread.h"
 
 static int no_such_page(const farpool_partition *partition, farpool_pid pid)
 {
     return fp_error(FARPOOL_E_NOTFOUND, "partition %llu has no page %llu",
                     (unsigned long long)partition->id, (unsigned long long)pid);
+}
+
+/* A change that went past the log would be lost, and what depends on it with it. */
+static __attribute__((cold)) int unlogged(const farpool_partition *partition)
+{
+    return fp_error(FARPOOL_E_INVAL,
+                    "partition %llu has a redo log: its pages are changed by mini-transactions "
+                    "(farpool_mtr_begin), not by exclusive fixes",
+                    (unsigned long long)partition->id);
 }
 
 static inline void count_hit(farpool_partition *partition)
@@ -84,14 +95,26 @@ static int fix_shared(farpool_partition *partition, farpool_pid pid, fp_entry *e
     }
 }
 
-int farpool_fix(farpool_partition *partition, farpool_pid pid, enum farpool_latch latch,
-                void **page)
+int fp_page_fix_exclusive(farpool_partition *partition, farpool_pid pid, void **page)
 {
     if (__builtin_expect(pid >= partition->units, 0))
         return no_such_page(partition, pid);
     fp_entry *entry = &partition->entries[pid];
-    int rc = latch == FARPOOL_EXCLUSIVE ? fix_exclusive(partition, pid, entry)
-                                        : fix_shared(partition, pid, entry);
+    int rc = fix_exclusive(partition, pid, entry);
+    if (!rc)
+        *page = fp_page_addr(partition, pid, entry);
+    return rc;
+}
+
+int farpool_fix(farpool_partition *partition, farpool_pid pid, enum farpool_latch latch,
+                void **page)
+{
+    if (latch == FARPOOL_EXCLUSIVE)
+        return partition->redo ? unlogged(partition) : fp_page_fix_exclusive(partition, pid, page);
+    if (__builtin_expect(pid >= partition->units, 0))
+        return no_such_page(partition, pid);
+    fp_entry *entry = &partition->entries[pid];
+    int rc = fix_shared(partition, pid, entry);
     if (!rc)
         *page = fp_page_addr(partition, pid, entry);
     return rc;
@@ -104,6 +127,18 @@ void farpool_unfix(farpool_partition *partition, farpool_pid pid, enum farpool_l
         fp_entry_leave(entry, FP_UNLOCKED, FP_WORD_DIRTY, 0);
     else
         fp_shared_leave(entry);
+}
+
+void fp_page_leave(farpool_partition *partition, farpool_pid pid, bool changed)
+{
+    fp_entry_leave(&partition->entries[pid], FP_UNLOCKED, changed ? FP_WORD_DIRTY : 0, 0);
+}
+
+void fp_page_note_lsn(farpool_partition *partition, farpool_pid pid, uint64_t lsn)
+{
+    uint32_t frame =
+        atomic_load_explicit(&partition->entries[pid].frame_or_crc, memory_order_relaxed);
+    partition->pool->crcs_or_lsns[frame] = fp_page_lsn_short(lsn);
 }
 
 unsigned farpool_page_order(farpool_partition *partition, farpool_pid pid)
@@ -177,6 +212,11 @@ int farpool_read_check(farpool_partition *partition, farpool_pid pid, uint64_t v
 int farpool_read_upgrade(farpool_partition *partition, farpool_pid pid, uint64_t version,
                          void **page)
 {
+    return partition->redo ? unlogged(partition) : fp_page_upgrade(partition, pid, version, page);
+}
+
+int fp_page_upgrade(farpool_partition *partition, farpool_pid pid, uint64_t version, void **page)
+{
     fp_entry *entry = &partition->entries[pid];
     uint64_t word = second_look(entry);
     if ((word & FP_WORD_VERSION) != version || !fp_word_try_exclusive(entry, word))
@@ -217,23 +257,18 @@ static int furnish(farpool_partition *partition, farpool_pid pid, unsigned order
 
 int farpool_page_alloc(farpool_partition *partition, unsigned order, farpool_pid *pid, void **page)
 {
-    if (order > partition->order_max)
-        return fp_error(FARPOOL_E_TOO_BIG,
-                        "page order %u: the largest here is %u (memory node's extent size)", order,
-                        partition->order_max);
+    return partition->redo ? unlogged(partition) : fp_page_alloc(partition, order, pid, page);
+}
+
+/* Slot, frame and bytes for a page whose units are the caller's; it is fixed exclusively then. */
+static int occupy(farpool_partition *partition, farpool_pid pid, unsigned order, void **page)
+{
     uint64_t slot = fp_units_alloc(&partition->slots, order);
     if (slot == FP_UNIT_NONE)
         return fp_error(FARPOOL_E_NOSPACE, "partition %llu: its slab of %llu slots is full",
                         (unsigned long long)partition->id,
                         (unsigned long long)partition->slots.total);
-    uint64_t first = fp_units_alloc(&partition->pids, order);
-    int rc;
-    if (first == FP_UNIT_NONE) {
-        rc = fp_error(FARPOOL_E_NOSPACE, "partition %llu: its page space of %llu units is full",
-                      (unsigned long long)partition->id, (unsigned long long)partition->units);
-        goto err_after_slot;
-    }
-    fp_entry *entry = &partition->entries[first];
+    fp_entry *entry = &partition->entries[pid];
     uint64_t word = fp_word_load(entry);
     FP_ASSERT(fp_word_state(word) == FP_FREE);
     /* The version goes on where the last page of this pid left it. Nobody else writes a FREE word, but
@@ -242,21 +277,62 @@ int farpool_page_alloc(farpool_partition *partition, unsigned order, farpool_pid
                               FP_EXCLUSIVE);
     atomic_store_explicit(&entry->word, word, memory_order_release);
     atomic_store_explicit(&entry->slot, (uint32_t)slot, memory_order_relaxed);
-    rc = furnish(partition, first, order);
-    if (rc)
-        goto err_after_entry;
-    *pid = first;
-    *page = fp_page_addr(partition, first, entry);
+    int rc = furnish(partition, pid, order);
+    if (rc) {
+        fp_entry_leave(entry, FP_FREE, 0, 0);
+        fp_units_free(&partition->slots, slot, order);
+        return rc;
+    }
+    *page = fp_page_addr(partition, pid, entry);
     return 0;
-err_after_entry:
-    fp_entry_leave(entry, FP_FREE, 0, 0);
-    fp_units_free(&partition->pids, first, order);
-err_after_slot:
-    fp_units_free(&partition->slots, slot, order);
+}
+
+static int check_order(const farpool_partition *partition, unsigned order)
+{
+    return order <= partition->order_max
+               ? 0
+               : fp_error(FARPOOL_E_TOO_BIG,
+                          "page order %u: the largest here is %u (memory node's extent size)",
+                          order, partition->order_max);
+}
+
+int fp_page_alloc(farpool_partition *partition, unsigned order, farpool_pid *pid, void **page)
+{
+    int rc = check_order(partition, order);
+    if (rc)
+        return rc;
+    uint64_t first = fp_units_alloc(&partition->pids, order);
+    if (first == FP_UNIT_NONE)
+        return fp_error(FARPOOL_E_NOSPACE, "partition %llu: its page space of %llu units is full",
+                        (unsigned long long)partition->id, (unsigned long long)partition->units);
+    rc = occupy(partition, first, order, page);
+    if (rc)
+        fp_units_free(&partition->pids, first, order);
+    else
+        *pid = first;
+    return rc;
+}
+
+int fp_page_alloc_at(farpool_partition *partition, unsigned order, farpool_pid pid, void **page)
+{
+    int rc = check_order(partition, order);
+    if (rc)
+        return rc;
+    if (!fp_units_take(&partition->pids, pid, order))
+        return fp_error(FARPOOL_E_EXISTS, "partition %llu: page %llu is not free",
+                        (unsigned long long)partition->id, (unsigned long long)pid);
+    rc = occupy(partition, pid, order, page);
+    if (rc)
+        fp_units_free(&partition->pids, pid, order);
     return rc;
 }
 
 void farpool_page_free(farpool_partition *partition, farpool_pid pid)
+{
+    fp_page_free(partition, pid);
+}
+
+void fp_page_free(farpool_partition *partition, farpool_pid pid)
 {
     farpool_pool *pool = partition->pool;
     fp_entry *entry = &partition->entries[pid];

@@ -15,6 +15,7 @@
 #include "compute/evict.h"
 #include "compute/io.h"
 #include "compute/mapping.h"
+#include "compute/redo_recover.h"
 #include "compute/remote.h"
 #include "compute/thread.h"
 
@@ -36,7 +37,35 @@ void farpool_partition_options_init(farpool_partition_options *options)
         .space_bytes = 64ull << 30,
         .slab_bytes = 256ull << 20,
         .timeout_ms = 5000,
+        .log_ring_bytes = 64ull << 20,
     };
+}
+
+static int check_log_options(const farpool_partition_options *options)
+{
+    unsigned long long id = options->id;
+    if (!options->log_copies && options->recover)
+        return fp_error(FARPOOL_E_INVAL,
+                        "partition %llu: without a redo log (log_copies = 0) there is "
+                        "nothing to recover",
+                        id);
+    if (!options->log_copies)
+        return 0;
+    if (options->log_copies > FP_RINGS_MAX || options->log_copies > options->memnode_count)
+        return fp_error(
+            FARPOOL_E_INVAL,
+            "partition %llu: log_copies %u: at most %d, and one on each of its %zu memory "
+            "nodes",
+            id, options->log_copies, FP_RINGS_MAX, options->memnode_count);
+    if (options->log_quorum > options->log_copies)
+        return fp_error(FARPOOL_E_INVAL, "partition %llu: log_quorum %u of %u log rings", id,
+                        options->log_quorum, options->log_copies);
+    if (options->log_ring_bytes < 1 << 20 || options->log_ring_bytes > FP_RING_BYTES_MAX)
+        return fp_error(FARPOOL_E_INVAL,
+                        "partition %llu: log_ring_bytes %llu: must be 1 MiB to %llu GiB", id,
+                        (unsigned long long)options->log_ring_bytes,
+                        (unsigned long long)(FP_RING_BYTES_MAX >> 30));
+    return 0;
 }
 
 static int check_options(const farpool_partition_options *options)
@@ -60,33 +89,46 @@ static int check_options(const farpool_partition_options *options)
                         (unsigned long long)options->space_bytes);
     if (!options->slab_bytes || !options->timeout_ms)
         return fp_error(FARPOOL_E_INVAL, "slab_bytes and timeout_ms must not be 0");
+    return check_log_options(options);
+}
+
+static int check_share(farpool_partition *partition, const share *from, const char *uri)
+{
+    uint64_t units = from->extent_bytes / FP_SLOT_UNIT_BYTES;
+    if (!units || (units & (units - 1)) || from->extent_bytes % FP_SLOT_UNIT_BYTES)
+        return fp_error(FARPOOL_E_PROTO,
+                        "memory node %s: extents of %llu bytes are no power "
+                        "of two of slots",
+                        uri, (unsigned long long)from->extent_bytes);
+    unsigned shift = (unsigned)__builtin_ctzll(units);
+    if (shift < partition->extent_shift)
+        partition->extent_shift = shift;
     return 0;
 }
 
+/* Recovery goes on without memory nodes that cannot be reached. */
 static int grant_shares(fp_thread *thread, farpool_partition *partition,
                         const farpool_partition_options *options, share *shares)
 {
     uint64_t bytes = (options->slab_bytes - 1) / options->memnode_count + 1;
+    int rc = 0;
     for (size_t i = 0; i < options->memnode_count; i++) {
         unsigned node;
-        int rc = fp_remote_node(partition->pool, options->memnodes[i], options->timeout_ms, &node);
+        share *from = &shares[partition->node_count];
+        rc = fp_remote_node(partition->pool, options->memnodes[i], options->timeout_ms, &node);
         if (!rc)
-            rc = fp_remote_grant(thread, partition, node, bytes, &shares[i].extents,
-                                 &shares[i].count, &shares[i].extent_bytes);
+            rc = fp_remote_grant(thread, partition, node, bytes, &from->extents, &from->count,
+                                 &from->extent_bytes);
+        if (options->recover && (rc == FARPOOL_E_NODE || rc == FARPOOL_E_TIMEOUT))
+            continue;
         if (rc)
             return rc;
         partition->nodes[partition->node_count++] = node;
-        uint64_t units = shares[i].extent_bytes / FP_SLOT_UNIT_BYTES;
-        if (!units || (units & (units - 1)) || shares[i].extent_bytes % FP_SLOT_UNIT_BYTES)
-            return fp_error(FARPOOL_E_PROTO,
-                            "memory node %s: extents of %llu bytes are no power "
-                            "of two of slots",
-                            options->memnodes[i], (unsigned long long)shares[i].extent_bytes);
-        unsigned shift = (unsigned)__builtin_ctzll(units);
-        if (shift < partition->extent_shift)
-            partition->extent_shift = shift;
+        rc = check_share(partition, from, options->memnodes[i]);
+        if (rc)
+            return rc;
     }
-    return 0;
+    return partition->node_count ? 0 : rc;
 }
 
 /* Cuts the shares into extents of 2^extent_shift slots and deals them out node by node. */
@@ -191,6 +233,36 @@ static void show(farpool_partition *partition, bool visible)
     pthread_rwlock_unlock(&pool->partitions_lock);
 }
 
+/* What is in a partition with a redo log stays where it is. */
+static int close_now(farpool_partition *partition)
+{
+    farpool_pool *pool = partition->pool;
+    fp_thread *thread = fp_thread_get(pool);
+    if (!thread)
+        return FARPOOL_E_BUSY;
+    fp_threads_settle(pool);
+    show(partition, false);
+    fp_thread_own(thread);
+    int rc = fp_evict_partition(thread, partition);
+    if (rc) {
+        fp_thread_disown(thread);
+        show(partition, true);
+        return rc;
+    }
+    if (!partition->redo)
+        release_shares(thread, partition, &rc);
+    fp_thread_disown(thread);
+    give_index_back(partition);
+    fp_redo_close(partition->redo);
+    pool->mapping->partition_close(partition);
+    free(partition->extents);
+    fp_units_close(&partition->slots);
+    fp_units_close(&partition->pids);
+    fp_mem_close(&partition->entries_mem);
+    free(partition);
+    return rc;
+}
+
 int farpool_partition_open(farpool_pool *pool, const farpool_partition_options *options,
                            farpool_partition **out)
 {
@@ -222,9 +294,22 @@ int farpool_partition_open(farpool_pool *pool, const farpool_partition_options *
     rc = open_slab(partition, options);
     if (rc)
         goto err_after_index;
+    if (options->log_copies)
+        rc = fp_redo_open(partition, options, &partition->redo);
+    if (rc)
+        goto err_after_slab;
     show(partition, true);
+    if (partition->redo)
+        rc = fp_redo_replay(partition->redo);
+    if (rc)
+        goto err_after_redo;
     *out = partition;
     return 0;
+err_after_redo:
+    close_now(partition);
+    return rc;
+err_after_slab:
+    fp_units_close(&partition->slots);
 err_after_index:
     free(partition->extents);
     give_index_back(partition);
@@ -241,27 +326,7 @@ err_after_partition:
 
 int farpool_partition_close(farpool_partition *partition)
 {
-    farpool_pool *pool = partition->pool;
-    fp_thread *thread = fp_thread_get(pool);
-    if (!thread)
-        return FARPOOL_E_BUSY;
-    fp_threads_settle(pool);
-    show(partition, false);
-    fp_thread_own(thread);
-    int rc = fp_evict_partition(thread, partition);
-    if (rc) {
-        fp_thread_disown(thread);
-        show(partition, true);
-        return rc;
-    }
-    release_shares(thread, partition, &rc);
-    fp_thread_disown(thread);
-    give_index_back(partition);
-    pool->mapping->partition_close(partition);
-    free(partition->extents);
-    fp_units_close(&partition->slots);
-    fp_units_close(&partition->pids);
-    fp_mem_close(&partition->entries_mem);
-    free(partition);
-    return rc;
+    int flushed = partition->redo ? fp_redo_flush_all(partition->redo) : 0;
+    int rc = close_now(partition);
+    return rc ? rc : flushed;
 }

@@ -70,7 +70,7 @@ static int open_tables(farpool_pool *pool)
     int rc = fp_units_open(&pool->frames, pool->frame_count);
     if (rc)
         return rc;
-    rc = fp_mem_open(pool->frame_count * (sizeof *pool->owners + sizeof *pool->crcs),
+    rc = fp_mem_open(pool->frame_count * (sizeof *pool->owners + sizeof *pool->crcs_or_lsns),
                      FP_MEM_RESERVE, -1, &pool->frame_table);
     if (rc)
         goto err_after_frames;
@@ -79,7 +79,7 @@ static int open_tables(farpool_pool *pool)
     if (rc)
         goto err_after_frame_table;
     pool->owners = pool->frame_table.addr;
-    pool->crcs = (uint32_t *)(pool->owners + pool->frame_count);
+    pool->crcs_or_lsns = (uint32_t *)(pool->owners + pool->frame_count);
     return 0;
 err_after_frame_table:
     fp_mem_close(&pool->frame_table);

@@ -61,13 +61,15 @@ struct farpool_partition {
     unsigned order_max;
     unsigned nodes[16]; /* indexes in pool.nodes */
     unsigned node_count;
+    struct fp_redo_log *redo;     /* NULL: changes are not logged */
     uint64_t boots[FP_NODES_MAX]; /* by index in pool.nodes: its boot id when it granted the slab */
     fp_mem entries_mem;
 };
 
-enum fp_io_kind { FP_IO_FAULT, FP_IO_PREFETCH, FP_IO_WRITE };
+enum fp_io_kind { FP_IO_FAULT, FP_IO_PREFETCH, FP_IO_WRITE, FP_IO_RING };
 
-/* One transfer between a frame and a slot. Guarded by its thread's ownership. */
+/* One transfer between a frame and a slot, or (FP_IO_RING) from the redo log's mirror to a ring. Guarded
+ * by its thread's ownership. */
 typedef struct fp_io {
     enum fp_io_kind kind;
     bool done;
@@ -76,8 +78,10 @@ typedef struct fp_io {
     uint32_t frame;
     farpool_partition *partition;
     farpool_pid pid;
-    uint32_t crc;           /* FP_IO_WRITE: of the page as it is written */
-    void *page;             /* in pool.xfer */
+    uint32_t crc;  /* FP_IO_WRITE: of the page as it is written */
+    uint64_t lsn;  /* FP_IO_WRITE: of the page's last change; FP_IO_RING: what the ring has then */
+    unsigned ring; /* FP_IO_RING: its number */
+    void *page;    /* in pool.xfer */
     fp_slot_header *header; /* in pool.headers */
     struct fp_io *next;     /* of fp_thread.completed */
 } fp_io;
@@ -93,8 +97,8 @@ typedef struct fp_counters {
 
 typedef struct fp_thread {
     farpool_pool *pool;
-    unsigned index;
-    bool in_use; /* guarded by pool.lock */
+    enum fp_use use; /* of partitions' memory; immutable */
+    bool in_use;     /* guarded by pool.lock */
     /* atomic: taken by acquire, left by release; all below is guarded by it, but the counters. Its
      * thread waits for it; others, who want to help its prefetches on, only try. */
     _Atomic uint32_t busy;
@@ -129,9 +133,10 @@ struct farpool_pool {
     /* What the pool knows of a frame, 12 bytes: fp_owner() of the page in it, 0: none; relaxed, a hint (what
      * counts is the entry under its latch); */
     _Atomic uint64_t *owners;
-    /* and the CRC-32C of the page's copy in its slot, unless it is dirty; guarded by the page's latch:
-     * written under EXCLUSIVE, or under the one SHARED of write-back. */
-    uint32_t *crcs;
+    /* and the CRC-32C of the page's copy in its slot, or while it is dirty the LSN of its last change
+     * (fp_page_lsn_short); guarded by the page's latch: written under EXCLUSIVE, or under the one SHARED of
+     * write-back. */
+    uint32_t *crcs_or_lsns;
     unsigned batch;
     uint64_t serial;
     fp_net_options

@@ -198,6 +198,7 @@ static int request(fp_thread *thread, unsigned node, unsigned timeout_ms, fp_msg
     const char *peer = thread->pool->nodes[node].uri;
     const fp_net *net = thread->pool->transports[thread->pool->nodes[node].transport].net;
     msg->request = ++thread->request;
+    msg->use = thread->use;
     fp_net_op op = {.kind = FP_NET_SEND, .sge_count = 1};
     op.sge[0] =
         (fp_sge){.addr = buffer, .len = (uint32_t)fp_wire_encode(msg, buffer, sizeof buffer)};

@@ -41,8 +41,9 @@ void farpool_stats_get(farpool_pool *pool, farpool_stats *stats)
             break; /* they are filled in order */
         add_thread(&thread->count, stats);
     }
-    stats->metadata_bytes = pool->frame_count * (sizeof *pool->owners + sizeof *pool->crcs) +
-                            fp_units_bytes(&pool->frames);
+    stats->metadata_bytes =
+        pool->frame_count * (sizeof *pool->owners + sizeof *pool->crcs_or_lsns) +
+        fp_units_bytes(&pool->frames);
     pthread_rwlock_rdlock(&pool->partitions_lock);
     for (unsigned i = 0; i < FP_PARTITIONS_MAX; i++) {
         farpool_partition *partition = pool->partitions[i];

@@ -62,21 +62,29 @@ static void on_thread_exit(void *arg)
     pthread_mutex_unlock(&thread->pool->lock);
 }
 
-static fp_thread *new_thread(farpool_pool *pool, unsigned index)
+fp_thread *fp_thread_new(farpool_pool *pool, enum fp_use use)
 {
     fp_thread *thread = aligned_alloc(64, (sizeof *thread + 63) / 64 * 64);
-    if (!thread)
+    if (!thread) {
+        fp_error(FARPOOL_E_NOMEM, "pool %s: no memory for another thread", pool->name);
         return NULL;
+    }
     memset(thread, 0, sizeof *thread);
     thread->pool = pool;
-    thread->index = index;
-    fp_slot_header *headers = pool->headers.addr;
-    for (unsigned i = 0; i < FP_IO_MAX; i++) {
-        thread->ios[i].header = &headers[index * FP_IO_MAX + i];
+    thread->use = use;
+    for (unsigned i = 0; i < FP_IO_MAX; i++)
         thread->free_ios[i] = &thread->ios[i];
-    }
     thread->free_io_count = FP_IO_MAX;
     return thread;
+}
+
+void fp_thread_free(fp_thread *thread)
+{
+    for (unsigned n = 0; n < FP_NODES_MAX; n++)
+        fp_net_conn_close(thread->conns[n]);
+    for (unsigned t = 0; t < FP_TRANSPORTS_MAX; t++)
+        fp_net_poller_close(thread->pollers[t]);
+    free(thread);
 }
 
 static fp_thread *take_structure_locked(farpool_pool *pool)
@@ -86,11 +94,11 @@ static fp_thread *take_structure_locked(farpool_pool *pool)
         if (thread && thread->in_use)
             continue;
         if (!thread) {
-            thread = new_thread(pool, i);
-            if (!thread) {
-                fp_error(FARPOOL_E_NOMEM, "pool %s: no memory for another thread", pool->name);
+            thread = fp_thread_new(pool, FP_USE_SLAB);
+            if (!thread)
                 return NULL;
-            }
+            for (unsigned k = 0; k < FP_IO_MAX; k++)
+                thread->ios[k].header = (fp_slot_header *)pool->headers.addr + i * FP_IO_MAX + k;
             atomic_store_explicit(&pool->threads[i], thread, memory_order_release);
         }
         thread->in_use = true;
@@ -138,13 +146,8 @@ void fp_threads_fini(farpool_pool *pool)
     pthread_key_delete(pool->key);
     for (unsigned i = 0; i < FP_THREADS_MAX; i++) {
         fp_thread *thread = atomic_load_explicit(&pool->threads[i], memory_order_relaxed);
-        if (!thread)
-            continue;
-        for (unsigned n = 0; n < FP_NODES_MAX; n++)
-            fp_net_conn_close(thread->conns[n]);
-        for (unsigned t = 0; t < FP_TRANSPORTS_MAX; t++)
-            fp_net_poller_close(thread->pollers[t]);
-        free(thread);
+        if (thread)
+            fp_thread_free(thread);
     }
     if (fp_thread_last.pool_serial == pool->serial)
         fp_thread_last = (fp_thread_hint){0};

@@ -33,6 +33,12 @@ void fp_thread_settle(fp_thread *thread);
 /* The same for all threads of the pool, as far as they have begun before the call. */
 void fp_threads_settle(farpool_pool *pool);
 
+/* A structure that belongs to no thread: whoever owns it may use it, for connections and transfers, not for
+ * pages. */
+fp_thread *fp_thread_new(farpool_pool *pool, enum fp_use use);
+/* Closes its connections. Its transfers have ended or are forgotten. */
+void fp_thread_free(fp_thread *thread);
+
 int fp_threads_init(farpool_pool *pool) FARPOOL_MUST_CHECK;
 /* Closes all connections and frees all structures; no thread is using the pool any more. */
 void fp_threads_fini(farpool_pool *pool);

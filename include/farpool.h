@@ -116,6 +116,13 @@ typedef struct farpool_partition_options {
     const char *const *memnodes; /* URIs: verbs://HOST:PORT, tcp://HOST:PORT, shm:///PATH */
     size_t memnode_count;        /* at least 1, at most 16 */
     unsigned timeout_ms;         /* for connecting and control requests. Default 5000 */
+    unsigned
+        log_copies; /* k: the first k memory nodes hold a log ring each, at most 7. 0 (default):
+                                    no redo log, what is in the partition is lost with this process */
+    unsigned log_quorum; /* w: a commit is durable when w rings have it. 0 (default): k / 2 + 1 */
+    uint64_t log_ring_bytes; /* size of each ring, 1 MiB to 16 GiB. Default 64 MiB */
+    int recover; /* 0 (default): the partition is a new one. 1: go on with what its log rings
+                                    hold; the options of the log must be what they were */
 } farpool_partition_options;
 
 FARPOOL_API void farpool_partition_options_init(farpool_partition_options *options);
@@ -215,6 +222,72 @@ FARPOOL_API int farpool_read_upgrade(farpool_partition *partition, farpool_pid p
  * hold no latches). */
 FARPOOL_API void farpool_prefetch(farpool_partition *partition, const farpool_pid *pids,
                                   size_t count);
+
+/* ---- mini-transactions ----------------------------------------------------------------------- */
+/*
+ * Changes to one or more pages which reach the redo log together or not at all, whatever crashes. In a
+ * partition with a redo log pages are changed, allocated and freed by them only; in one without they
+ * work the same, but nothing is logged.
+ *
+ *     farpool_mtr *mtr;
+ *     must(farpool_mtr_begin(partition, &mtr));
+ *     rc = farpool_mtr_fix(mtr, pid, &page);      // any number of pages
+ *     if (rc) { farpool_mtr_abandon(mtr); ... }
+ *     ... change them ...
+ *     rc = farpool_mtr_commit(mtr, FARPOOL_DURABLE_MEMORY, NULL);
+ *
+ * Every page fixed stays latched exclusively until commit or abandon, so what was said of the order of
+ * latches counts; fixing a page twice in one mini-transaction is allowed. A mini-transaction belongs to
+ * one thread and does not stand inside a section of an optimistic read.
+ */
+typedef struct farpool_mtr farpool_mtr;
+
+/* What commit waits for. An acknowledgement of a memory node's NIC means that the change is in that
+ * node's memory: it survives the death of this process and of k - w memory nodes, not a power failure of
+ * all of them. */
+enum farpool_durability {
+    FARPOOL_DURABLE_LATER,  /* nothing: see farpool_wait_durable */
+    FARPOOL_DURABLE_MEMORY, /* w of k log rings have it */
+};
+
+/* *mtr is the caller's until commit or abandon. E_NOMEM. */
+FARPOOL_API int farpool_mtr_begin(farpool_partition *partition,
+                                  farpool_mtr **mtr) FARPOOL_MUST_CHECK;
+
+/* Fixes a page exclusively. What is changed in it until commit is found by comparing it with a copy.
+ * Errors as farpool_fix, and E_NOMEM; the mini-transaction goes on without the page. */
+FARPOOL_API int farpool_mtr_fix(farpool_mtr *mtr, farpool_pid pid, void **page) FARPOOL_MUST_CHECK;
+
+/* The same for a caller who tells each range by farpool_mtr_declare before changing it, which spares the
+ * copy and the comparing. What is changed elsewhere in the page is not logged. */
+FARPOOL_API int farpool_mtr_fix_declared(farpool_mtr *mtr, farpool_pid pid,
+                                         void **page) FARPOOL_MUST_CHECK;
+FARPOOL_API int farpool_mtr_declare(farpool_mtr *mtr, farpool_pid pid, uint32_t offset,
+                                    uint32_t len) FARPOOL_MUST_CHECK;
+
+/* farpool_read_upgrade, for this mini-transaction. E_RETRY, E_NOMEM. */
+FARPOOL_API int farpool_mtr_upgrade(farpool_mtr *mtr, farpool_pid pid, uint64_t version,
+                                    void **page) FARPOOL_MUST_CHECK;
+
+/* farpool_page_alloc and _free. An abandoned mini-transaction has allocated and freed nothing; a page
+ * freed stays latched until commit. */
+FARPOOL_API int farpool_mtr_alloc(farpool_mtr *mtr, unsigned order, farpool_pid *pid,
+                                  void **page) FARPOOL_MUST_CHECK;
+FARPOOL_API int farpool_mtr_free(farpool_mtr *mtr, farpool_pid pid) FARPOOL_MUST_CHECK;
+
+/* Appends the changes to the log, unfixes all pages, frees mtr, and waits as asked. *lsn (may be NULL):
+ * the end of its redo, 0 if there is none. E_NOSPACE, E_TOO_BIG, E_NOMEM: nothing was changed, the pages
+ * are as they were. E_NODE: too few rings are left; others see the change, but it will never be durable,
+ * or is already: whoever recovers the partition decides. After that every commit fails. */
+FARPOOL_API int farpool_mtr_commit(farpool_mtr *mtr, enum farpool_durability durability,
+                                   uint64_t *lsn) FARPOOL_MUST_CHECK;
+
+/* Puts all pages back as they were, unfixes them and frees mtr. */
+FARPOOL_API void farpool_mtr_abandon(farpool_mtr *mtr);
+
+/* Waits until everything up to lsn is as durable as asked. E_NODE as above. */
+FARPOOL_API int farpool_wait_durable(farpool_partition *partition, uint64_t lsn,
+                                     enum farpool_durability durability) FARPOOL_MUST_CHECK;
 
 /* ---- statistics ------------------------------------------------------------------------------ */
 

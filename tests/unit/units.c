@@ -57,7 +57,37 @@ static void many_at_once(void **state)
     fp_units_close(&units);
 }
 
+static void takes_what_is_asked_for(void **state)
+{
+    (void)state;
+    fp_units units;
+    assert_int_equal(fp_units_open(&units, 100), 0);
+    assert_true(fp_units_take(&units, 32, 3));
+    assert_false(fp_units_take(&units, 36, 0));
+    assert_false(fp_units_take(&units, 0, 6));
+    assert_false(fp_units_take(&units, 33, 1)); /* not aligned */
+    assert_true(fp_units_take(&units, 99, 0));
+    assert_false(fp_units_take(&units, 100, 0));
+    assert_false(fp_units_take(&units, 96, 3)); /* beyond the end */
+    assert_int_equal(fp_units_alloc(&units, 5), 0);
+    assert_int_equal(fp_units_alloc(&units, 5), 64);
+    assert_int_equal(fp_units_alloc(&units, 3), 40);
+    fp_units_close(&units);
+}
+
 enum { TOTAL = 5000, BLOCKS = 2000, STEPS = 200000 };
+
+/* Takes a block where it may or may not be free. */
+static uint64_t take_somewhere(fp_units *units, unsigned order, unsigned *seed,
+                               const unsigned char *taken)
+{
+    uint64_t unit = ((uint64_t)rand_r(seed) % TOTAL) & ~((1ull << order) - 1);
+    bool is_free = unit + (1u << order) <= TOTAL;
+    for (uint64_t u = unit; is_free && u < unit + (1u << order); u++)
+        is_free = !taken[u];
+    assert_int_equal(fp_units_take(units, unit, order), is_free);
+    return is_free ? unit : FP_UNIT_NONE;
+}
 
 static void random_against_array(void **state)
 {
@@ -77,7 +107,8 @@ static void random_against_array(void **state)
     for (unsigned step = 0; step < STEPS; step++) {
         unsigned order = (unsigned)rand_r(&seed) % 6;
         if (n < BLOCKS && rand_r(&seed) % 2) {
-            uint64_t unit = fp_units_alloc(&units, order);
+            uint64_t unit = rand_r(&seed) % 4 ? fp_units_alloc(&units, order)
+                                              : take_somewhere(&units, order, &seed, taken);
             if (unit == FP_UNIT_NONE)
                 continue;
             assert_int_equal(unit & ((1u << order) - 1), 0);
@@ -103,9 +134,8 @@ static void random_against_array(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(fills_and_empties),
-        cmocka_unit_test(skips_for_alignment),
-        cmocka_unit_test(many_at_once),
+        cmocka_unit_test(fills_and_empties),    cmocka_unit_test(skips_for_alignment),
+        cmocka_unit_test(many_at_once),         cmocka_unit_test(takes_what_is_asked_for),
         cmocka_unit_test(random_against_array),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,0 +1,370 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Mini-transactions: changes to several pages that reach the redo log together or not at all.
+ *
+ * Every page that is fixed stays latched until the end. Commit turns what has changed into records (by
+ * comparing each page with the copy made when it was fixed, or as the caller declared it), appends them
+ * as one frame, notes the frame's end as the LSN of each changed page, and lets go of the latches: so
+ * whoever sees a change sees it after its frame has its place in the log. Only then does it wait, if it
+ * is to wait at all. If the frame can't be appended everything is put back as it was.
+ *
+ * In a partition without a redo log the same happens without the log.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/error.h"
+#include "compute/page.h"
+#include "compute/redo_log.h"
+
+enum {
+    RANGE_GAP =
+        24, /* equal bytes between two changed ranges that are cheaper logged than skipped */
+    COMPARED_AT = 256 /* bytes compared in one go where nothing has changed */
+};
+
+typedef struct mtr_page {
+    farpool_pid pid;
+    unsigned order;
+    bool is_new, freed, changed;
+    bool declared;   /* its changes are told, not found */
+    uint8_t *page;   /* latched */
+    uint8_t *before; /* the whole page; NULL if declared or new */
+} mtr_page;
+
+/* A range that was declared, as it was before. */
+typedef struct mtr_range {
+    unsigned page; /* index */
+    uint32_t offset, len;
+    uint8_t *before;
+} mtr_range;
+
+struct farpool_mtr { /* one thread's */
+    farpool_partition *partition;
+    mtr_page *pages;
+    unsigned page_count, page_room;
+    mtr_range *ranges;
+    unsigned range_count, range_room;
+    fp_redo_build build;
+};
+
+int farpool_mtr_begin(farpool_partition *partition, farpool_mtr **out)
+{
+    farpool_mtr *mtr = calloc(1, sizeof *mtr);
+    if (!mtr)
+        return fp_error(FARPOOL_E_NOMEM, "no memory for a mini-transaction");
+    mtr->partition = partition;
+    *out = mtr;
+    return 0;
+}
+
+static void finish(farpool_mtr *mtr)
+{
+    for (unsigned i = 0; i < mtr->page_count; i++)
+        free(mtr->pages[i].before);
+    for (unsigned i = 0; i < mtr->range_count; i++)
+        free(mtr->ranges[i].before);
+    free(mtr->pages);
+    free(mtr->ranges);
+    fp_redo_build_fini(&mtr->build);
+    free(mtr);
+}
+
+/* Room for one more of something; the array may have moved. */
+static int grow(void **array, unsigned count, unsigned *room, size_t bytes)
+{
+    if (count < *room)
+        return 0;
+    unsigned more = *room ? *room * 2 : 4;
+    void *grown = realloc(*array, more * bytes);
+    if (!grown)
+        return fp_error(FARPOOL_E_NOMEM, "no memory for a mini-transaction of %u pages", more);
+    *array = grown;
+    *room = more;
+    return 0;
+}
+
+static mtr_page *find(const farpool_mtr *mtr, farpool_pid pid)
+{
+    for (unsigned i = mtr->page_count; i-- > 0;)
+        if (mtr->pages[i].pid == pid && !mtr->pages[i].freed)
+            return &mtr->pages[i];
+    return NULL;
+}
+
+static size_t page_bytes(const mtr_page *page) { return (size_t)FARPOOL_UNIT_BYTES << page->order; }
+
+/* ---- fixing ---------------------------------------------------------------------------------- */
+
+/* Room for the page and its copy first, so that nothing can fail once it is latched. The order is known
+ * only then; it is checked again. */
+static int prepare(farpool_mtr *mtr, unsigned order, bool declared, uint8_t **before)
+{
+    *before = NULL;
+    int rc = grow((void **)&mtr->pages, mtr->page_count, &mtr->page_room, sizeof *mtr->pages);
+    if (rc || declared)
+        return rc;
+    *before = malloc((size_t)FARPOOL_UNIT_BYTES << order);
+    return *before ? 0 : fp_error(FARPOOL_E_NOMEM, "no memory for the copy of a page");
+}
+
+/* The page is latched now. */
+static int note(farpool_mtr *mtr, farpool_pid pid, void *page, unsigned guess, bool declared,
+                uint8_t *before)
+{
+    mtr_page added = {.pid = pid,
+                      .order = farpool_page_order(mtr->partition, pid),
+                      .declared = declared,
+                      .page = page,
+                      .before = before};
+    if (before && added.order > guess) { /* freed and allocated anew, larger, since we looked */
+        free(before);
+        added.before = malloc(page_bytes(&added));
+        if (!added.before) {
+            fp_page_leave(mtr->partition, pid, false);
+            return fp_error(FARPOOL_E_NOMEM, "no memory for the copy of a page");
+        }
+    }
+    if (added.before)
+        memcpy(added.before, page, page_bytes(&added));
+    mtr->pages[mtr->page_count++] = added;
+    return 0;
+}
+
+static int fix(farpool_mtr *mtr, farpool_pid pid, bool declared, void **page)
+{
+    const mtr_page *known = find(mtr, pid);
+    if (known) {
+        *page = known->page;
+        return 0;
+    }
+    uint8_t *before;
+    unsigned order = farpool_page_order(mtr->partition, pid);
+    int rc = prepare(mtr, order, declared, &before);
+    if (rc)
+        return rc;
+    rc = fp_page_fix_exclusive(mtr->partition, pid, page);
+    if (rc) {
+        free(before);
+        return rc;
+    }
+    return note(mtr, pid, *page, order, declared, before);
+}
+
+int farpool_mtr_fix(farpool_mtr *mtr, farpool_pid pid, void **page)
+{
+    return fix(mtr, pid, false, page);
+}
+
+int farpool_mtr_fix_declared(farpool_mtr *mtr, farpool_pid pid, void **page)
+{
+    return fix(mtr, pid, true, page);
+}
+
+int farpool_mtr_upgrade(farpool_mtr *mtr, farpool_pid pid, uint64_t version, void **page)
+{
+    uint8_t *before;
+    unsigned order = farpool_page_order(mtr->partition, pid);
+    int rc = prepare(mtr, order, false, &before);
+    if (rc)
+        return rc;
+    rc = fp_page_upgrade(mtr->partition, pid, version, page);
+    if (rc) {
+        free(before);
+        return rc;
+    }
+    return note(mtr, pid, *page, order, false, before);
+}
+
+int farpool_mtr_declare(farpool_mtr *mtr, farpool_pid pid, uint32_t offset, uint32_t len)
+{
+    mtr_page *page = find(mtr, pid);
+    if (!page || !len || offset + (uint64_t)len > page_bytes(page))
+        return fp_error(FARPOOL_E_INVAL,
+                        "bytes %u to %llu of page %llu declared: not fixed, or not in the page",
+                        offset, (unsigned long long)offset + len, (unsigned long long)pid);
+    if (!page->declared)
+        return 0; /* its changes are found anyway */
+    int rc = grow((void **)&mtr->ranges, mtr->range_count, &mtr->range_room, sizeof *mtr->ranges);
+    if (rc)
+        return rc;
+    mtr_range range = {.page = (unsigned)(page - mtr->pages), .offset = offset, .len = len};
+    range.before = malloc(len);
+    if (!range.before)
+        return fp_error(FARPOOL_E_NOMEM, "no memory for the copy of %u bytes", len);
+    memcpy(range.before, page->page + offset, len);
+    mtr->ranges[mtr->range_count++] = range;
+    return 0;
+}
+
+int farpool_mtr_alloc(farpool_mtr *mtr, unsigned order, farpool_pid *pid, void **page)
+{
+    uint8_t *none;
+    int rc = prepare(mtr, order, true, &none);
+    if (!rc)
+        rc = fp_page_alloc(mtr->partition, order, pid, page);
+    if (rc)
+        return rc;
+    mtr->pages[mtr->page_count++] =
+        (mtr_page){.pid = *pid, .order = order, .is_new = true, .page = *page};
+    return 0;
+}
+
+int farpool_mtr_free(farpool_mtr *mtr, farpool_pid pid)
+{
+    void *page;
+    int rc = fix(mtr, pid, false, &page);
+    if (!rc)
+        find(mtr, pid)->freed = true;
+    return rc;
+}
+
+/* ---- what has changed ------------------------------------------------------------------------ */
+
+static const uint8_t zeros[COMPARED_AT];
+
+/* What byte i was before: a new page was zero. */
+static const uint8_t *was(const mtr_page *page, size_t i)
+{
+    return page->before ? page->before + i : zeros + i % COMPARED_AT;
+}
+
+static size_t skip_equal(const mtr_page *page, size_t at)
+{
+    size_t bytes = page_bytes(page);
+    while (at < bytes) {
+        size_t chunk = COMPARED_AT - at % COMPARED_AT;
+        if (!memcmp(page->page + at, was(page, at), chunk)) {
+            at += chunk;
+            continue;
+        }
+        while (page->page[at] == *was(page, at))
+            at++;
+        return at;
+    }
+    return bytes;
+}
+
+/* The end of the changed range that begins at `at`. */
+static size_t changed_until(const mtr_page *page, size_t at)
+{
+    size_t bytes = page_bytes(page), end = at + 1;
+    for (size_t i = end; i < bytes && i < end + RANGE_GAP; i++)
+        if (page->page[i] != *was(page, i))
+            end = i + 1;
+    return end;
+}
+
+static int add_found(farpool_mtr *mtr, mtr_page *page)
+{
+    size_t bytes = page_bytes(page);
+    for (size_t at = skip_equal(page, 0); at < bytes;) {
+        size_t end = changed_until(page, at);
+        int rc = fp_redo_add(&mtr->build, FP_REDO_RANGE, page->pid, page->order, (uint32_t)at,
+                             page->page + at, (uint32_t)(end - at));
+        if (rc)
+            return rc;
+        page->changed = true;
+        at = skip_equal(page, end);
+    }
+    return 0;
+}
+
+static int add_declared(farpool_mtr *mtr, mtr_page *page)
+{
+    for (unsigned i = 0; i < mtr->range_count; i++) {
+        const mtr_range *range = &mtr->ranges[i];
+        if (&mtr->pages[range->page] != page)
+            continue;
+        int rc = fp_redo_add(&mtr->build, FP_REDO_RANGE, page->pid, page->order, range->offset,
+                             page->page + range->offset, range->len);
+        if (rc)
+            return rc;
+        page->changed = true;
+    }
+    return 0;
+}
+
+static int add_page(farpool_mtr *mtr, mtr_page *page)
+{
+    page->changed = page->is_new;
+    if (!mtr->partition->redo) {
+        page->changed = !page->before || memcmp(page->page, page->before, page_bytes(page)) != 0;
+        return 0;
+    }
+    if (page->is_new && page->freed)
+        return 0;
+    if (page->freed)
+        return fp_redo_add(&mtr->build, FP_REDO_FREE, page->pid, page->order, 0, NULL, 0);
+    int rc = 0;
+    if (page->is_new)
+        rc = fp_redo_add(&mtr->build, FP_REDO_ALLOC, page->pid, page->order, 0, NULL, 0);
+    if (rc)
+        return rc;
+    return page->declared ? add_declared(mtr, page) : add_found(mtr, page);
+}
+
+/* ---- the end --------------------------------------------------------------------------------- */
+
+void farpool_mtr_abandon(farpool_mtr *mtr)
+{
+    for (unsigned i = mtr->range_count;
+         i-- > 0;) { /* backwards: the oldest of overlapping ones wins */
+        const mtr_range *range = &mtr->ranges[i];
+        memcpy(mtr->pages[range->page].page + range->offset, range->before, range->len);
+    }
+    for (unsigned i = 0; i < mtr->page_count; i++) {
+        const mtr_page *page = &mtr->pages[i];
+        if (page->is_new) {
+            fp_page_free(mtr->partition, page->pid);
+            continue;
+        }
+        if (page->before)
+            memcpy(page->page, page->before, page_bytes(page));
+        fp_page_leave(mtr->partition, page->pid, false);
+    }
+    finish(mtr);
+}
+
+/* Latches are let go of; changed pages get the LSN. */
+static void let_go(farpool_mtr *mtr, uint64_t lsn)
+{
+    for (unsigned i = 0; i < mtr->page_count; i++) {
+        const mtr_page *page = &mtr->pages[i];
+        if (page->freed) {
+            fp_page_free(mtr->partition, page->pid);
+            continue;
+        }
+        if (page->changed && lsn)
+            fp_page_note_lsn(mtr->partition, page->pid, lsn);
+        fp_page_leave(mtr->partition, page->pid, page->changed);
+    }
+}
+
+int farpool_mtr_commit(farpool_mtr *mtr, enum farpool_durability durability, uint64_t *lsn_out)
+{
+    farpool_partition *partition = mtr->partition;
+    uint64_t lsn = 0;
+    int rc = 0;
+    for (unsigned i = 0; i < mtr->page_count && !rc; i++)
+        rc = add_page(mtr, &mtr->pages[i]);
+    if (!rc && partition->redo && mtr->build.records)
+        rc = fp_redo_append(partition->redo, FP_REDO_MTR, &mtr->build, &lsn);
+    if (rc) {
+        farpool_mtr_abandon(mtr);
+    } else {
+        let_go(mtr, lsn);
+        finish(mtr);
+    }
+    if (lsn_out)
+        *lsn_out = lsn;
+    return rc ? rc : farpool_wait_durable(partition, lsn, durability);
+}
+
+int farpool_wait_durable(farpool_partition *partition, uint64_t lsn,
+                         enum farpool_durability durability)
+{
+    if (!partition->redo || durability == FARPOOL_DURABLE_LATER)
+        return 0;
+    return fp_redo_flush(partition->redo, lsn);
+}

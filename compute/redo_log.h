@@ -1,0 +1,110 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A partition's redo log as its owner writes it: appended to a mirror here, and WRITTEN from there to k
+ * log rings on k memory nodes in parallel. What w of them have (the write quorum) is durable in memory.
+ *
+ * Append copies a frame into the mirror under a lock: LSNs follow the order of appending, so who appends
+ * while holding the pages' latches has each page's changes in the log in their order. Flush is group
+ * commit (DeWitt et al., SIGMOD 1984): one committer is the flusher and writes all that was appended
+ * until then, also for those who wait meanwhile; when it is done, the next of them is. No thread is
+ * needed, and a lone committer waits for nobody but the rings.
+ *
+ * Each ring gets one batch at a time and the next one when that is acknowledged: a slow ring gets larger
+ * batches and keeps nobody up, as long as the others are a quorum. A ring that fails is lost until the
+ * partition is opened under another epoch. With fewer than w left the log has failed, and with it all
+ * changes of the partition: whether the last ones count is decided by whoever recovers it.
+ */
+#ifndef FP_COMPUTE_REDO_LOG_H
+#define FP_COMPUTE_REDO_LOG_H
+
+#include "common/redo.h"
+#include "compute/pool.h"
+
+enum { FP_RINGS_MAX = 7 };
+
+typedef struct fp_ring {
+    unsigned node; /* index in pool.nodes; this and the extents are immutable after open */
+    fp_rkey *extents;
+    uint32_t extent_count;
+    uint64_t extent_bytes;
+    /* the flusher's: */
+    uint64_t posted, acked; /* everything before these LSNs is on its way, or there */
+    unsigned inflight;      /* WRITEs of the batch under way */
+    bool lost;
+} fp_ring;
+
+typedef struct fp_redo_log {
+    farpool_partition *partition; /* immutable after open, as all up to the lock */
+    uint64_t ring_bytes;
+    fp_mem
+        mirror; /* byte l of the log is at l % ring_bytes; [.., end) written under lock, then read only */
+    fp_mr *mrs[FP_TRANSPORTS_MAX]; /* the mirror's */
+    fp_thread *thread;             /* the rings' connections: the flusher's */
+    fp_ring rings[FP_RINGS_MAX];
+    unsigned ring_count, quorum;
+
+    pthread_mutex_t lock;
+    pthread_cond_t flushed; /* durable has grown, flushing has ended, or the log has failed */
+    bool flushing;          /* guarded by lock: somebody is the flusher */
+    int failed;             /* guarded by lock: 0, or why nothing more will be durable ... */
+    char reason[256];       /* ... in words */
+    _Atomic uint64_t end; /* written under lock; release: the frames before it are in the mirror */
+    /* written by the flusher; release: the frames before it are in w rings. Never falls. */
+    _Atomic uint64_t durable;
+    _Atomic uint64_t frames, batches; /* statistics, relaxed: appended; posted to a ring */
+} fp_redo_log;
+
+/* Asks log_copies of the partition's memory nodes for a ring each, and recovers what is in them (see
+ * redo_recover.h). Blocks. */
+int fp_redo_open(farpool_partition *partition, const farpool_partition_options *options,
+                 fp_redo_log **log) FARPOOL_MUST_CHECK;
+/* Flushes nothing. No other thread is using it. NULL is allowed. */
+void fp_redo_close(fp_redo_log *log);
+
+/* Appends a frame of these records; *end is the LSN behind it. Any thread, with latches held or not.
+ * E_NOSPACE: the rings are full; or why the log has failed. Then nothing was appended. */
+int fp_redo_append(fp_redo_log *log, enum fp_redo_kind kind, const fp_redo_build *build,
+                   uint64_t *end) FARPOOL_MUST_CHECK;
+
+/* Returns when all before lsn is in w rings. Any thread; waits for the network, takes no latches. An
+ * error: it may be or not, and nothing appended later ever will be. */
+int fp_redo_flush(fp_redo_log *log, uint64_t lsn) FARPOOL_MUST_CHECK;
+
+/* Everything that has been appended. */
+int fp_redo_flush_all(fp_redo_log *log) FARPOOL_MUST_CHECK;
+
+/* The mirror gets a log found elsewhere: bytes [FP_REDO_LSN_FIRST, end), which count as appended. */
+void fp_redo_take_in(fp_redo_log *log, const void *bytes, uint64_t end);
+/* Copies from the mirror. */
+void fp_redo_copy_out(const fp_redo_log *log, uint64_t lsn, void *to, size_t len);
+
+/* ---- redo_ring.c: the flusher's, or of who opens the log -------------------------------------- */
+
+/* How much of [lsn, upto) can be one transfer: it ends where the ring does, or one of its extents. */
+uint64_t fp_ring_piece(const fp_redo_log *log, const fp_ring *ring, uint64_t lsn, uint64_t upto);
+/* A transfer of a piece that begins at lsn, but for its local side. */
+fp_net_op fp_ring_op(const fp_redo_log *log, const fp_ring *ring, enum fp_net_kind kind,
+                     uint64_t lsn, fp_io *io);
+
+/* Starts a batch on each ring that has none under way and misses something. */
+void fp_rings_post(fp_redo_log *log);
+/* Takes completions in, waiting for one up to timeout_ms. Updates durable. */
+void fp_rings_poll(fp_redo_log *log, int timeout_ms);
+unsigned fp_rings_alive(const fp_redo_log *log);
+
+/* ---- LSNs of pages --------------------------------------------------------------------------- */
+/*
+ * A dirty page's LSN, the end of the frame of its last change, is kept in 32 bits, in units of
+ * FP_REDO_ALIGN. That is enough because no ring is larger than half of what they count.
+ */
+#define FP_RING_BYTES_MAX (((uint64_t)1 << 31) * FP_REDO_ALIGN)
+
+static inline uint32_t fp_page_lsn_short(uint64_t lsn) { return (uint32_t)(lsn / FP_REDO_ALIGN); }
+
+/* The whole of it, given any LSN less than FP_RING_BYTES_MAX away. */
+static inline uint64_t fp_page_lsn_whole(uint32_t lsn, uint64_t near)
+{
+    return near + (uint64_t)((int64_t)(int32_t)(lsn - fp_page_lsn_short(near)) * FP_REDO_ALIGN);
+}
+
+#endif

@@ -1,0 +1,234 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Finding the log:
+ *
+ *   1. fence    was done by the GRANTs: no earlier owner reaches these rings any more
+ *   2. read     each ring from its beginning to the end of what is valid, at least k - w + 1 of them: so
+ *               at least one has whatever was acknowledged. A ring without any frame is a new one, or its
+ *               node has restarted and forgotten: it proves nothing and does not count
+ *   3. choose   the log whose last frame has the highest epoch, among those the longest. An owner writes
+ *               what a ring misses before its own first frame, so a log that ends in a higher epoch has
+ *               all that was acknowledged in earlier ones
+ *   4. repair   every ring gets what it misses, and the new owner's first frame, behind which no frame of
+ *               an earlier epoch counts; w rings have it before anything else happens
+ *
+ * The choice of 3 is that of Viewstamped Replication (Oki, Liskov, PODC 1988) and Raft for logs.
+ */
+#include "compute/redo_recover.h"
+
+#include <string.h>
+
+#include "common/error.h"
+#include "compute/io.h"
+#include "compute/remote.h"
+
+enum { READ_BYTES = 1 << 20 }; /* in one READ */
+
+/* A log as one ring has it: bytes from FP_REDO_LSN_FIRST on, one behind the other. */
+typedef struct found_log {
+    fp_mem mem;
+    fp_mr *mrs[FP_TRANSPORTS_MAX];
+    uint64_t have;  /* read so far, as an LSN */
+    uint64_t end;   /* of what is valid */
+    uint64_t epoch; /* of the last frame; 0: there is none */
+} found_log;
+
+static void close_found(found_log *found)
+{
+    for (unsigned t = 0; t < FP_TRANSPORTS_MAX; t++)
+        if (found->mrs[t])
+            fp_net_unregister(found->mrs[t]);
+    if (found->mem.addr)
+        fp_mem_close(&found->mem);
+}
+
+static int open_found(fp_redo_log *log, found_log *found)
+{
+    farpool_pool *pool = log->partition->pool;
+    int rc = fp_mem_open(log->ring_bytes, 0, -1, &found->mem);
+    for (unsigned t = 0; t < FP_TRANSPORTS_MAX && !rc; t++)
+        if (log->mrs[t])
+            rc =
+                fp_net_register(pool->transports[t].net, &found->mem, FP_NET_LOCAL, &found->mrs[t]);
+    return rc;
+}
+
+static uint8_t *at_lsn(const found_log *found, uint64_t lsn)
+{
+    return (uint8_t *)found->mem.addr + (lsn - FP_REDO_LSN_FIRST);
+}
+
+/* ---- reading a ring -------------------------------------------------------------------------- */
+
+static int wait_for(fp_redo_log *log, fp_io *io)
+{
+    fp_thread *thread = log->thread;
+    while (!io->done)
+        fp_remote_poll(thread, 100);
+    FP_ASSERT(thread->completed == io && !io->next); /* it was the only one */
+    thread->completed = NULL;
+    int rc = io->status;
+    fp_io_put(thread, io);
+    return rc;
+}
+
+static int read_more(fp_redo_log *log, unsigned index, found_log *into)
+{
+    const fp_ring *ring = &log->rings[index];
+    const fp_node *node = &log->partition->pool->nodes[ring->node];
+    fp_conn *conn = log->thread->conns[ring->node];
+    if (!conn)
+        return fp_error(FARPOOL_E_NODE, "memory node %s: the connection was lost", node->uri);
+    uint64_t bytes = fp_ring_piece(log, ring, into->have, FP_REDO_LSN_FIRST + log->ring_bytes);
+    bytes = bytes < READ_BYTES ? bytes : READ_BYTES;
+    fp_io *io = fp_io_take_ring(log->thread, index, into->have + bytes);
+    fp_net_op op = fp_ring_op(log, ring, FP_NET_READ, into->have, io);
+    op.sge[0] = (fp_sge){at_lsn(into, into->have), (uint32_t)bytes, into->mrs[node->transport]};
+    int rc = fp_net_post(conn, &op, 1);
+    if (rc) {
+        fp_io_put(log->thread, io);
+        return rc;
+    }
+    rc = wait_for(log, io);
+    into->have += rc ? 0 : bytes;
+    return rc;
+}
+
+/* The length of the next frame, 0: the log ends here, -: reading failed. */
+static int64_t next_frame(fp_redo_log *log, unsigned index, found_log *into)
+{
+    fp_redo_expect expect = {log->partition->id, into->end, into->epoch};
+    for (;;) {
+        uint64_t available = into->have - into->end;
+        uint64_t needed = fp_redo_needed(at_lsn(into, into->end), available, &expect);
+        if (!needed || into->end - FP_REDO_LSN_FIRST + needed > log->ring_bytes)
+            return 0;
+        if (needed <= available)
+            return (int64_t)fp_redo_check(at_lsn(into, into->end), available, &expect);
+        int rc = read_more(log, index, into);
+        if (rc)
+            return rc;
+    }
+}
+
+static int read_ring(fp_redo_log *log, unsigned index, found_log *into)
+{
+    into->have = into->end = FP_REDO_LSN_FIRST;
+    into->epoch = 0;
+    for (;;) {
+        int64_t len = next_frame(log, index, into);
+        if (len <= 0)
+            return (int)len;
+        fp_redo_frame frame;
+        memcpy(&frame, at_lsn(into, into->end), sizeof frame);
+        into->epoch = frame.epoch;
+        into->end += (uint64_t)len;
+    }
+}
+
+/* ---- choosing -------------------------------------------------------------------------------- */
+
+static bool better(const found_log *a, const found_log *b)
+{
+    return a->epoch != b->epoch ? a->epoch > b->epoch : a->end > b->end;
+}
+
+/* The LSN up to which both are the same. */
+static uint64_t common_until(const found_log *a, const found_log *b)
+{
+    enum { STEP = 4096 };
+    uint64_t end = a->end < b->end ? a->end : b->end;
+    uint64_t lsn = FP_REDO_LSN_FIRST;
+    while (lsn < end) {
+        size_t n = end - lsn < STEP ? end - lsn : STEP;
+        if (memcmp(at_lsn(a, lsn), at_lsn(b, lsn), n) != 0)
+            break; /* a little less than is the same does no harm */
+        lsn += n;
+    }
+    return lsn;
+}
+
+/* Reads all rings. found[*best] is the log; each ring's `posted` and `acked` is what it has of it. *telling:
+ * how many rings have a log at all. */
+static int read_all(fp_redo_log *log, found_log *found, unsigned *best, unsigned *telling)
+{
+    *best = *telling = 0;
+    for (unsigned i = 0; i < log->ring_count; i++) {
+        fp_ring *ring = &log->rings[i];
+        if (ring->lost)
+            continue;
+        found_log *chosen = &found[*best], *this = &found[!*best];
+        int rc = read_ring(log, i, this);
+        if (rc == FARPOOL_E_NODE || rc == FARPOOL_E_CLOSED) {
+            ring->lost = true;
+            continue;
+        }
+        if (rc)
+            return rc;
+        *telling += this->epoch != 0;
+        uint64_t same = common_until(chosen, this);
+        ring->posted = same;
+        if (better(this, chosen)) {
+            for (unsigned k = 0; k < i; k++)
+                if (log->rings[k].posted > same)
+                    log->rings[k].posted = same;
+            ring->posted = this->end;
+            *best = !*best;
+        }
+    }
+    for (unsigned i = 0; i < log->ring_count; i++)
+        log->rings[i].acked = log->rings[i].posted;
+    return 0;
+}
+
+static int judge(const fp_redo_log *log, bool recover, const found_log *chosen, unsigned telling)
+{
+    unsigned long long id = log->partition->id;
+    unsigned needed = log->ring_count - log->quorum + 1;
+    if (!recover && telling)
+        return fp_error(FARPOOL_E_EXISTS,
+                        "partition %llu has a redo log up to LSN %llu of epoch %llu: open it with "
+                        "recover = 1, or choose another id",
+                        id, (unsigned long long)chosen->end, (unsigned long long)chosen->epoch);
+    if (!recover)
+        return 0;
+    if (!telling)
+        return fp_error(FARPOOL_E_NOTFOUND, "partition %llu: none of %u log rings has any redo", id,
+                        log->ring_count);
+    if (telling < needed)
+        return fp_error(FARPOOL_E_NODE,
+                        "partition %llu: only %u of its %u log rings can be read and have redo; %u "
+                        "are needed to be sure of every commit",
+                        id, telling, log->ring_count, needed);
+    if (chosen->epoch >= log->partition->epoch)
+        return fp_error(FARPOOL_E_FENCED,
+                        "partition %llu: its log is of epoch %llu already; %llu is not higher", id,
+                        (unsigned long long)chosen->epoch,
+                        (unsigned long long)log->partition->epoch);
+    return 0;
+}
+
+int fp_redo_recover(fp_redo_log *log, bool recover)
+{
+    found_log found[2] = {0};
+    unsigned best = 0, telling;
+    uint64_t end;
+    fp_redo_build nothing = {0};
+    found[0].end = FP_REDO_LSN_FIRST;
+    int rc = open_found(log, &found[0]);
+    if (!rc)
+        rc = open_found(log, &found[1]);
+    if (!rc)
+        rc = read_all(log, found, &best, &telling);
+    if (!rc)
+        rc = judge(log, recover, &found[best], telling);
+    if (!rc) {
+        fp_redo_take_in(log, at_lsn(&found[best], FP_REDO_LSN_FIRST), found[best].end);
+        rc = fp_redo_append(log, FP_REDO_OWNER, &nothing, &end);
+    }
+    if (!rc)
+        rc = fp_redo_flush(log, end);
+    close_found(&found[0]);
+    close_found(&found[1]);
+    return rc;
+}

@@ -1,0 +1,16 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What a new owner does with the rings that earlier ones left. */
+#ifndef FP_COMPUTE_REDO_RECOVER_H
+#define FP_COMPUTE_REDO_RECOVER_H
+
+#include "compute/redo_log.h"
+
+/* The rings have been granted, some perhaps not (lost). recover false: the log is a new one, E_EXISTS if any
+ * ring has frames. true: finds the log, E_NOTFOUND if there is none, E_NODE if too few rings can tell.
+ * Then the mirror and w rings have it, with the new owner's first frame behind. Blocks. */
+int fp_redo_recover(fp_redo_log *log, bool recover) FARPOOL_MUST_CHECK;
+
+/* Applies the log in the mirror to the partition's pages. E_CORRUPT: it does not fit together. */
+int fp_redo_replay(fp_redo_log *log) FARPOOL_MUST_CHECK;
+
+#endif
