@@ -24,8 +24,8 @@
  *
  * Large values stand on a page of their own, which is never changed: a new value has a new page. Their
  * reader latches the page and then checks the leaf's version: if the leaf is unchanged, it still refers to
- * that page, which cannot be freed while it is latched. Writers free an old page after the leaf has
- * forgotten it and was unlatched.
+ * that page, which cannot be freed while it is latched. Readers wait for nothing while they have such a page,
+ * so a writer may wait for it with the leaf latched.
  *
  * Failures: an error of the pool (a memory node gone, no frames, no space) ends the operation with that
  * code. The tree is whole, and a record is as it was before or as it should be after. What may be left is
@@ -39,29 +39,19 @@
 
 enum write_mode { INSERT, UPDATE, PUT };
 
-int fp_btree_overflow_write(const farpool_btree *tree, farpool_slice value, fp_btree_ref *ref)
+int fp_btree_overflow_write(farpool_mtr *mtr, farpool_slice value, fp_btree_ref *ref)
 {
     unsigned order = 0;
     void *page;
     farpool_pid pid;
     while (((size_t)FARPOOL_UNIT_BYTES << order) < value.len)
         order++;
-    int rc = farpool_page_alloc(tree->partition, order, &pid, &page);
+    int rc = farpool_mtr_alloc(mtr, order, &pid, &page);
     if (rc)
         return rc;
     memcpy(page, value.data, value.len);
-    farpool_unfix(tree->partition, pid, FARPOOL_EXCLUSIVE);
     *ref = (fp_btree_ref){pid, (uint32_t)value.len};
     return 0;
-}
-
-int fp_btree_overflow_free(const farpool_btree *tree, const fp_btree_ref *ref)
-{
-    void *page;
-    int rc = farpool_fix(tree->partition, ref->pid, FARPOOL_EXCLUSIVE, &page);
-    if (!rc)
-        farpool_page_free(tree->partition, ref->pid);
-    return rc;
 }
 
 /* ---- what is refused -------------------------------------------------------------------------- */
@@ -124,6 +114,23 @@ int farpool_btree_open(farpool_partition *partition, farpool_pid root, farpool_b
     return 0;
 }
 
+static int create_root(farpool_btree *tree)
+{
+    farpool_mtr *mtr;
+    void *page;
+    farpool_slice none = {NULL, 0};
+    int rc = fp_btree_begin(tree, &mtr);
+    if (rc)
+        return rc;
+    rc = farpool_mtr_alloc(mtr, 0, &tree->root, &page);
+    if (rc) {
+        farpool_mtr_abandon(mtr);
+        return rc;
+    }
+    fp_btree_node_init(page, 0, none, false, none);
+    return fp_btree_commit(mtr);
+}
+
 int farpool_btree_create(farpool_partition *partition, farpool_pid *root, farpool_btree **tree)
 {
     if (!partition || !root || !tree)
@@ -132,16 +139,13 @@ int farpool_btree_create(farpool_partition *partition, farpool_pid *root, farpoo
     farpool_btree *created = malloc(sizeof *created);
     if (!created)
         return no_memory(sizeof *created);
-    void *page;
-    int rc = farpool_page_alloc(partition, 0, root, &page);
+    *created = (farpool_btree){partition, FARPOOL_PID_NONE, FP_BTREE_TRIES};
+    int rc = create_root(created);
     if (rc) {
         free(created);
         return rc;
     }
-    farpool_slice none = {NULL, 0};
-    fp_btree_node_init(page, 0, none, false, none);
-    farpool_unfix(partition, *root, FARPOOL_EXCLUSIVE);
-    *created = (farpool_btree){partition, *root, FP_BTREE_TRIES};
+    *root = created->root;
     *tree = created;
     return 0;
 }
@@ -233,7 +237,7 @@ static int lookup_latched(const farpool_btree *tree, farpool_slice key, found *a
 {
     fp_btree_target target = {key, FP_BTREE_AT};
     fp_btree_latched held;
-    int rc = fp_btree_descend_latched(tree, &target, 0, -1, &held);
+    int rc = fp_btree_descend_latched(tree, &target, 0, -1, NULL, &held);
     if (rc)
         return rc;
     rc = read_leaf(held.node, key, answer);
@@ -271,76 +275,89 @@ int farpool_btree_lookup(farpool_btree *tree, farpool_slice key, void *buffer, s
 
 /* ---- writing ---------------------------------------------------------------------------------- */
 
-/* What stands in the leaf, and what stood there. */
-typedef struct change {
-    farpool_slice key, value;
-    bool overflow, had_overflow;
-    fp_btree_ref old;
-} change;
-
-static void note_old(const fp_btree_node *leaf, unsigned at, change *record)
+/* The page of a value that the leaf is about to forget goes with it. If it can't be fetched it is lost
+ * space, but no reason to refuse the write. */
+static void free_old_value(farpool_mtr *mtr, const fp_btree_node *leaf, unsigned at)
 {
     uint64_t slot = leaf->slots[at];
-    record->had_overflow = fp_btree_slot_overflow(slot);
-    if (record->had_overflow)
-        memcpy(&record->old, fp_btree_value(leaf, slot).data, sizeof record->old);
+    fp_btree_ref old;
+    if (!fp_btree_slot_overflow(slot))
+        return;
+    memcpy(&old, fp_btree_value(leaf, slot).data, sizeof old);
+    int rc = farpool_mtr_free(mtr, old.pid);
+    (void)rc;
+}
+
+/* The record as it will stand in the leaf: a large value goes to a page of its own first. */
+static int place_value(farpool_mtr *mtr, farpool_slice key, farpool_slice *value, bool *overflow,
+                       fp_btree_ref *ref)
+{
+    *overflow = fp_btree_overflows(key.len, value->len);
+    if (!*overflow)
+        return 0;
+    int rc = fp_btree_overflow_write(mtr, *value, ref);
+    *value = (farpool_slice){ref, sizeof *ref};
+    return rc;
+}
+
+/* Into the leaf that is latched. *full: there is no room, and nothing has been changed. */
+static int write_leaf(const fp_btree_latched *held, farpool_slice key, farpool_slice value,
+                      enum write_mode mode, unsigned *bytes, bool *full)
+{
+    bool equal, overflow = fp_btree_overflows(key.len, value.len);
+    fp_btree_ref ref;
+    unsigned at = fp_btree_search(held->node, key, &equal);
+    if (equal && mode == INSERT)
+        return FARPOOL_E_EXISTS;
+    if (!equal && mode == UPDATE)
+        return FARPOOL_E_NOTFOUND;
+    size_t stored = overflow ? sizeof ref : value.len;
+    *bytes = fp_btree_record_bytes(held->node, key.len, stored);
+    *full = !fp_btree_node_takes(held->node, at, equal, key.len, stored);
+    if (*full)
+        return 0;
+    int rc = place_value(held->mtr, key, &value, &overflow, &ref);
+    if (rc)
+        return rc;
+    if (equal)
+        free_old_value(held->mtr, held->node, at);
+    bool done = equal ? fp_btree_node_replace(held->node, at, key, value, overflow)
+                      : fp_btree_node_insert(held->node, at, key, value, overflow);
+    FP_ASSERT(done);
+    return 0;
 }
 
 /* E_RETRY: there was no room; now there was some. */
-static int try_write(const farpool_btree *tree, change *record, enum write_mode mode)
+static int try_write(const farpool_btree *tree, farpool_slice key, farpool_slice value,
+                     enum write_mode mode)
 {
     fp_btree_latched held;
-    bool equal;
-    int rc = fp_btree_take(tree, record->key, 0, false, &held);
+    unsigned bytes = 0;
+    bool full = false;
+    int rc = fp_btree_take(tree, key, 0, false, &held);
     if (rc)
         return rc;
-    unsigned at = fp_btree_search(held.node, record->key, &equal);
-    unsigned bytes = fp_btree_record_bytes(held.node, record->key.len, record->value.len);
-    bool done = true;
-    if (equal && mode == INSERT) {
-        rc = FARPOOL_E_EXISTS;
-    } else if (!equal && mode == UPDATE) {
-        rc = FARPOOL_E_NOTFOUND;
-    } else if (equal) {
-        note_old(held.node, at, record);
-        done = fp_btree_node_replace(held.node, at, record->key, record->value, record->overflow);
-    } else {
-        done = fp_btree_node_insert(held.node, at, record->key, record->value, record->overflow);
-    }
-    fp_btree_release(tree, &held);
-    if (done)
+    rc = write_leaf(&held, key, value, mode, &bytes, &full);
+    if (!rc && !full)
+        return fp_btree_commit(held.mtr);
+    farpool_mtr_abandon(held.mtr);
+    if (rc)
         return rc;
-    record->had_overflow = false;
-    rc = fp_btree_make_room(tree, record->key, 0, bytes);
+    rc = fp_btree_make_room(tree, key, 0, bytes);
     return rc ? rc : FARPOOL_E_RETRY;
 }
 
 static int write_value(farpool_btree *tree, farpool_slice key, farpool_slice value,
                        enum write_mode mode)
 {
-    fp_btree_ref ref;
     int rc = fp_btree_check_record(key, value);
     if (rc)
         return rc;
     if (!tree)
         return fp_error(FARPOOL_E_INVAL, "farpool_btree: a write without a tree");
-    change record = {.key = key, .value = value};
-    if (fp_btree_overflows(key.len, value.len)) {
-        rc = fp_btree_overflow_write(tree, value, &ref);
-        if (rc)
-            return rc;
-        record.overflow = true;
-        record.value = (farpool_slice){&ref, sizeof ref};
-    }
     do
-        rc = try_write(tree, &record, mode);
+        rc = try_write(tree, key, value, mode);
     while (rc == FARPOOL_E_RETRY);
-    /* The page of the value that did not get in, or of the one that went. What cannot be freed now is lost
-     * space, but no reason to tell the caller that the write had failed. */
-    if (rc && record.overflow)
-        fp_btree_overflow_free(tree, &ref);
-    if (!rc && record.had_overflow)
-        fp_btree_overflow_free(tree, &record.old);
     return rc;
 }
 
@@ -367,21 +384,20 @@ int farpool_btree_delete(farpool_btree *tree, farpool_slice key)
     if (!tree)
         return fp_error(FARPOOL_E_INVAL, "farpool_btree_delete: no tree");
     fp_btree_latched held;
-    change record = {.key = key};
     bool equal;
     rc = fp_btree_take(tree, key, 0, false, &held);
     if (rc)
         return rc;
     unsigned at = fp_btree_search(held.node, key, &equal);
-    if (equal) {
-        note_old(held.node, at, &record);
-        fp_btree_node_remove(held.node, at);
+    if (!equal) {
+        farpool_mtr_abandon(held.mtr);
+        return FARPOOL_E_NOTFOUND;
     }
-    bool underfull = equal && fp_btree_node_used(held.node) <= FP_BTREE_UNDERFULL;
-    fp_btree_release(tree, &held);
-    if (record.had_overflow)
-        fp_btree_overflow_free(tree, &record.old);
-    if (underfull)
+    free_old_value(held.mtr, held.node, at);
+    fp_btree_node_remove(held.node, at);
+    bool underfull = fp_btree_node_used(held.node) <= FP_BTREE_UNDERFULL;
+    rc = fp_btree_commit(held.mtr);
+    if (!rc && underfull)
         fp_btree_shrink(tree, key);
-    return equal ? 0 : FARPOOL_E_NOTFOUND;
+    return rc;
 }

@@ -25,8 +25,9 @@ typedef struct fp_btree_place {
     int index; /* of the child in the parent */
 } fp_btree_place;
 
-/* Nodes that the thread has latched. */
+/* Nodes that the thread has latched: exclusively by its mini-transaction, which keeps them until its end. */
 typedef struct fp_btree_latched {
+    farpool_mtr *mtr; /* NULL: nothing is latched exclusively */
     farpool_pid pid;
     fp_btree_node *node;
     enum farpool_latch latch;
@@ -46,15 +47,22 @@ int fp_btree_descend(const farpool_btree *tree, const fp_btree_target *target, u
                      fp_btree_place *place);
 
 /* The same with latches, parent's before child's: shared, but exclusive on levels up to `exclusive`
- * (-1: none). *held has the node and its parent. E_NOTFOUND: the tree is lower, nothing is held. */
+ * (-1: none), by the mini-transaction. *held has the node and its parent. E_NOTFOUND: the tree is lower,
+ * nothing is held. */
 int fp_btree_descend_latched(const farpool_btree *tree, const fp_btree_target *target,
-                             unsigned level, int exclusive, fp_btree_latched *held);
+                             unsigned level, int exclusive, farpool_mtr *mtr,
+                             fp_btree_latched *held);
 
-/* Latches the leaf where key belongs exclusively, and with with_parent the node of any level and its parent
- * (if it is not the root). No section may be open. E_NOTFOUND as above. */
+/* Lets go of nodes that were not changed. */
+void fp_btree_release(const farpool_btree *tree, const fp_btree_latched *held);
+
+/* A mini-transaction that has latched the leaf where key belongs, and with with_parent the node of any
+ * level and its parent (if it is not the root). No section may be open. On error there is none.
+ * E_NOTFOUND as above. */
 int fp_btree_take(const farpool_btree *tree, farpool_slice key, unsigned level, bool with_parent,
                   fp_btree_latched *held);
-void fp_btree_release(const farpool_btree *tree, const fp_btree_latched *held);
+int fp_btree_begin(const farpool_btree *tree, farpool_mtr **mtr);
+int fp_btree_commit(farpool_mtr *mtr);
 
 /* Makes room for `bytes` in the node of the level where key belongs, by splitting it. The node may be
  * another one when this returns. */
@@ -71,8 +79,6 @@ int fp_btree_check_record(farpool_slice key, farpool_slice value);
 int fp_btree_corrupt(const farpool_btree *tree, farpool_pid pid);
 
 /* Puts a value on a page of its own. */
-int fp_btree_overflow_write(const farpool_btree *tree, farpool_slice value, fp_btree_ref *ref);
-/* Frees such a page after the last reference to it has gone. */
-int fp_btree_overflow_free(const farpool_btree *tree, const fp_btree_ref *ref);
+int fp_btree_overflow_write(farpool_mtr *mtr, farpool_slice value, fp_btree_ref *ref);
 
 #endif

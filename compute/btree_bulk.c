@@ -121,27 +121,48 @@ static int emit_inner(bulk *loader, unsigned number)
     return rc;
 }
 
+static int write_page(const farpool_btree *tree, stage *level, bool has_upper, farpool_slice upper,
+                      farpool_pid *pid)
+{
+    farpool_mtr *mtr;
+    void *page;
+    int rc = fp_btree_begin(tree, &mtr);
+    if (rc)
+        return rc;
+    rc = farpool_mtr_alloc(mtr, 0, pid, &page);
+    if (!rc && !write_node(level, has_upper, upper, page))
+        rc = FARPOOL_E_CORRUPT;
+    if (!rc)
+        return fp_btree_commit(mtr);
+    farpool_mtr_abandon(mtr);
+    return rc;
+}
+
+/* What cannot be fetched stays behind. */
+static void free_page(const farpool_btree *tree, farpool_pid pid)
+{
+    farpool_mtr *mtr;
+    if (fp_btree_begin(tree, &mtr))
+        return;
+    int rc = farpool_mtr_free(mtr, pid);
+    rc = fp_btree_commit(mtr);
+    (void)rc;
+}
+
 /* Gives the level's image a page and begins a new one with the lower fence `upper`. */
 static int emit(bulk *loader, unsigned number, bool has_upper, farpool_slice upper)
 {
     stage *level = loader->levels[number];
     farpool_pid pid;
-    void *page;
-    int rc = farpool_page_alloc(loader->tree->partition, 0, &pid, &page);
+    int rc = write_page(loader->tree, level, has_upper, upper, &pid);
     if (rc)
         return rc;
-    if (!write_node(level, has_upper, upper, page)) {
-        farpool_page_free(loader->tree->partition, pid);
-        return FARPOOL_E_CORRUPT;
-    }
-    farpool_unfix(loader->tree->partition, pid, FARPOOL_EXCLUSIVE);
     uint8_t buffer[FARPOOL_KEY_MAX];
     memcpy(buffer, level->lower, level->lower_len);
     farpool_slice lower = {buffer, level->lower_len};
     rc = add_child(loader, number + 1, lower, pid);
     if (rc) { /* nobody else knows the page; its children are in the image still */
-        if (!farpool_fix(loader->tree->partition, pid, FARPOOL_EXCLUSIVE, &page))
-            farpool_page_free(loader->tree->partition, pid);
+        free_page(loader->tree, pid);
         return rc;
     }
     clear_image(level, number, upper);
@@ -152,14 +173,15 @@ static int emit(bulk *loader, unsigned number, bool has_upper, farpool_slice upp
 
 static void free_children(const farpool_btree *tree, const fp_btree_node *node);
 
-/* Frees a page that only this thread knows, and all below it. What cannot be fetched stays behind. */
+/* Frees a page that only this thread knows, and all below it. */
 static void free_subtree(const farpool_btree *tree, farpool_pid pid)
 {
     void *page;
-    if (farpool_fix(tree->partition, pid, FARPOOL_EXCLUSIVE, &page))
+    if (farpool_fix(tree->partition, pid, FARPOOL_SHARED, &page))
         return;
     free_children(tree, page);
-    farpool_page_free(tree->partition, pid);
+    farpool_unfix(tree->partition, pid, FARPOOL_SHARED);
+    free_page(tree, pid);
 }
 
 /* Recursion goes down one level of the tree at a time. */
@@ -173,12 +195,25 @@ static void free_children(const farpool_btree *tree, const fp_btree_node *node)
         } else if (fp_btree_slot_overflow(node->slots[i])) {
             fp_btree_ref ref;
             memcpy(&ref, fp_btree_value(node, node->slots[i]).data, sizeof ref);
-            fp_btree_overflow_free(tree, &ref);
+            free_page(tree, ref.pid);
         }
     }
 }
 
 /* ---- the load --------------------------------------------------------------------------------- */
+
+static int write_large(const farpool_btree *tree, farpool_slice value, fp_btree_ref *ref)
+{
+    farpool_mtr *mtr;
+    int rc = fp_btree_begin(tree, &mtr);
+    if (rc)
+        return rc;
+    rc = fp_btree_overflow_write(mtr, value, ref);
+    if (!rc)
+        return fp_btree_commit(mtr);
+    farpool_mtr_abandon(mtr);
+    return rc;
+}
 
 static int add_record(bulk *loader, farpool_slice key, farpool_slice value)
 {
@@ -203,7 +238,7 @@ static int add_record(bulk *loader, farpool_slice key, farpool_slice value)
             return rc;
     }
     if (overflow) {
-        rc = fp_btree_overflow_write(loader->tree, value, &ref);
+        rc = write_large(loader->tree, value, &ref);
         if (rc)
             return rc;
         value = (farpool_slice){&ref, sizeof ref};
@@ -218,7 +253,7 @@ static int add_record(bulk *loader, farpool_slice key, farpool_slice value)
 /* Ends all levels but the topmost and makes that the root. */
 static int publish(bulk *loader)
 {
-    farpool_partition *partition = loader->tree->partition;
+    farpool_mtr *mtr;
     farpool_slice none = {NULL, 0};
     for (unsigned number = 0; number + 1 < loader->height; number++) {
         int rc = emit(loader, number, false, none);
@@ -226,16 +261,21 @@ static int publish(bulk *loader)
             return rc;
     }
     void *page;
-    int rc = farpool_fix(partition, loader->tree->root, FARPOOL_EXCLUSIVE, &page);
+    int rc = fp_btree_begin(loader->tree, &mtr);
     if (rc)
         return rc;
+    rc = farpool_mtr_fix(mtr, loader->tree->root, &page);
     fp_btree_node *root = page;
-    if (root->level || root->count)
+    if (!rc && (root->level || root->count))
         rc = fp_error(FARPOOL_E_EXISTS, "bulk load: the tree is not empty");
-    else if (!write_node(loader->levels[loader->height - 1], false, none, root))
+    else if (!rc && !write_node(loader->levels[loader->height - 1], false, none, root))
         rc = FARPOOL_E_CORRUPT;
+    if (rc) {
+        farpool_mtr_abandon(mtr);
+        return rc;
+    }
+    rc = fp_btree_commit(mtr);
     loader->published = !rc;
-    farpool_unfix(partition, loader->tree->root, FARPOOL_EXCLUSIVE);
     return rc;
 }
 

@@ -11,10 +11,10 @@
  */
 #include "compute/btree.h"
 
-static int new_node(const farpool_btree *tree, farpool_pid *pid, fp_btree_node **node)
+static int new_node(farpool_mtr *mtr, farpool_pid *pid, fp_btree_node **node)
 {
     void *page;
-    int rc = farpool_page_alloc(tree->partition, 0, pid, &page);
+    int rc = farpool_mtr_alloc(mtr, 0, pid, &page);
     if (!rc)
         *node = page;
     return rc;
@@ -36,39 +36,33 @@ static void divide(const fp_btree_node *old, unsigned at, farpool_slice separato
     fp_btree_node_append(left, old, 0, at);
 }
 
-static int split_root(const farpool_btree *tree, fp_btree_node *root)
+static int split_root(farpool_mtr *mtr, fp_btree_node *root)
 {
     farpool_pid left_pid, right_pid;
     fp_btree_node *left, *right;
     uint8_t buffer[FARPOOL_KEY_MAX];
     unsigned at;
-    int rc = new_node(tree, &left_pid, &left);
+    int rc = new_node(mtr, &left_pid, &left);
+    if (!rc)
+        rc = new_node(mtr, &right_pid, &right);
     if (rc)
         return rc;
-    rc = new_node(tree, &right_pid, &right);
-    if (rc) {
-        farpool_page_free(tree->partition, left_pid);
-        return rc;
-    }
     farpool_slice separator = fp_btree_node_split_at(root, &at, buffer);
     divide(root, at, separator, left, right);
     farpool_slice none = {NULL, 0};
     fp_btree_node_init(root, root->level + 1u, none, false, none);
     root->first = left_pid;
     fp_btree_node_insert(root, 0, separator, (farpool_slice){&right_pid, sizeof right_pid}, false);
-    farpool_unfix(tree->partition, right_pid, FARPOOL_EXCLUSIVE);
-    farpool_unfix(tree->partition, left_pid, FARPOOL_EXCLUSIVE);
     return 0;
 }
 
-static int split_below(const farpool_btree *tree, const fp_btree_latched *held, unsigned at,
-                       farpool_slice separator)
+static int split_below(const fp_btree_latched *held, unsigned at, farpool_slice separator)
 {
     farpool_pid right_pid;
     fp_btree_node *right;
     fp_btree_image left;
     bool equal;
-    int rc = new_node(tree, &right_pid, &right);
+    int rc = new_node(held->mtr, &right_pid, &right);
     if (rc)
         return rc;
     divide(held->node, at, separator, &left.node, right);
@@ -76,7 +70,6 @@ static int split_below(const farpool_btree *tree, const fp_btree_latched *held, 
     unsigned slot = fp_btree_search(held->parent_node, separator, &equal);
     fp_btree_node_insert(held->parent_node, slot, separator,
                          (farpool_slice){&right_pid, sizeof right_pid}, false);
-    farpool_unfix(tree->partition, right_pid, FARPOOL_EXCLUSIVE);
     return 0;
 }
 
@@ -99,7 +92,7 @@ static int make_room_step(const farpool_btree *tree, farpool_slice key, unsigned
     }
     rc = FARPOOL_E_RETRY;
     if (held.parent == FARPOOL_PID_NONE) {
-        int error = split_root(tree, held.node);
+        int error = split_root(held.mtr, held.node);
         rc = error ? error : rc;
         goto out;
     }
@@ -108,12 +101,16 @@ static int make_room_step(const farpool_btree *tree, farpool_slice key, unsigned
         fp_btree_record_bytes(held.parent_node, separator.len, sizeof(farpool_pid))) {
         *parent_full = true;
     } else {
-        int error = split_below(tree, &held, at, separator);
+        int error = split_below(&held, at, separator);
         rc = error ? error : rc;
     }
 out:
-    fp_btree_release(tree, &held);
-    return rc;
+    if (rc && rc != FARPOOL_E_RETRY) { /* nothing was changed */
+        farpool_mtr_abandon(held.mtr);
+        return rc;
+    }
+    int error = fp_btree_commit(held.mtr);
+    return error ? error : rc;
 }
 
 int fp_btree_make_room(const farpool_btree *tree, farpool_slice key, unsigned level, unsigned bytes)
@@ -151,9 +148,8 @@ static bool join(const fp_btree_node *left, const fp_btree_node *right, fp_btree
            fp_btree_node_used(merged) <= FP_BTREE_MERGED_MAX;
 }
 
-/* Merges with the right or left neighbour. If it can, the node is no longer latched afterwards, and may be
- * gone. */
-static bool merge(const farpool_btree *tree, const fp_btree_latched *held, int index, bool to_right)
+/* Merges with the right or left neighbour, if it can. */
+static bool merge(const fp_btree_latched *held, int index, bool to_right)
 {
     fp_btree_node *parent = held->parent_node;
     if (to_right ? index + 1 >= (int)parent->count : index < 0)
@@ -161,60 +157,65 @@ static bool merge(const farpool_btree *tree, const fp_btree_latched *held, int i
     int right_index = to_right ? index + 1 : index;
     farpool_pid other_pid = fp_btree_child(parent, to_right ? index + 1 : index - 1);
     void *page;
-    if (farpool_fix(tree->partition, other_pid, FARPOOL_EXCLUSIVE, &page))
+    if (farpool_mtr_fix(held->mtr, other_pid, &page))
         return false;
     fp_btree_node *left = to_right ? held->node : page, *right = to_right ? page : held->node;
     fp_btree_image merged;
     if (left->level != right->level || !join(left, right, &merged.node)) {
-        farpool_unfix(tree->partition, other_pid, FARPOOL_EXCLUSIVE);
+        farpool_mtr_unfix(held->mtr, other_pid);
         return false;
     }
+    if (farpool_mtr_free(held->mtr, to_right ? other_pid : held->pid))
+        return false;
     memcpy(left, &merged, sizeof merged);
     fp_btree_node_remove(parent, (unsigned)right_index);
-    farpool_page_free(tree->partition, to_right ? other_pid : held->pid);
-    farpool_unfix(tree->partition, to_right ? held->pid : other_pid, FARPOOL_EXCLUSIVE);
     return true;
 }
 
-static void collapse_root(const farpool_btree *tree)
+static int collapse_root(const farpool_btree *tree)
 {
+    farpool_mtr *mtr;
     void *page;
-    if (farpool_fix(tree->partition, tree->root, FARPOOL_EXCLUSIVE, &page))
-        return;
+    int rc = fp_btree_begin(tree, &mtr);
+    if (rc)
+        return rc;
+    rc = farpool_mtr_fix(mtr, tree->root, &page);
     fp_btree_node *root = page;
-    while (root->level && root->count == 0) {
+    while (!rc && root->level && root->count == 0) {
         farpool_pid child = root->first;
-        if (farpool_fix(tree->partition, child, FARPOOL_EXCLUSIVE, &page))
+        if (farpool_mtr_fix(mtr, child, &page) || farpool_mtr_free(mtr, child))
             break;
-        memcpy(root, page, FARPOOL_UNIT_BYTES);
-        farpool_page_free(tree->partition, child);
+        memcpy(root, page, FARPOOL_UNIT_BYTES); /* a page freed stays latched, and readable */
     }
-    farpool_unfix(tree->partition, tree->root, FARPOOL_EXCLUSIVE);
+    return fp_btree_commit(mtr);
+}
+
+/* One level. Returns whether the one above may have become too empty by it. */
+static bool shrink_level(const farpool_btree *tree, farpool_slice key, unsigned level)
+{
+    fp_btree_target target = {key, FP_BTREE_AT};
+    fp_btree_latched held;
+    if (fp_btree_take(tree, key, level, true, &held))
+        return false;
+    if (held.parent == FARPOOL_PID_NONE || fp_btree_node_used(held.node) > FP_BTREE_UNDERFULL) {
+        farpool_mtr_abandon(held.mtr);
+        return false;
+    }
+    int index = fp_btree_child_index(held.parent_node, &target);
+    bool merged = merge(&held, index, true) || merge(&held, index, false);
+    bool lonely = held.parent_node->count == 0;
+    bool below_root = held.parent == tree->root;
+    if (fp_btree_commit(held.mtr))
+        return false;
+    if (below_root && lonely && collapse_root(tree))
+        return false;
+    /* An only child has no neighbour; its parent may have one. */
+    return !below_root && (merged || lonely);
 }
 
 void fp_btree_shrink(const farpool_btree *tree, farpool_slice key)
 {
-    fp_btree_target target = {key, FP_BTREE_AT};
-    bool above = true;
-    for (unsigned level = 0; above; level++) {
-        fp_btree_latched held;
-        if (fp_btree_take(tree, key, level, true, &held))
-            return;
-        if (held.parent == FARPOOL_PID_NONE || fp_btree_node_used(held.node) > FP_BTREE_UNDERFULL) {
-            fp_btree_release(tree, &held);
-            return;
-        }
-        int index = fp_btree_child_index(held.parent_node, &target);
-        above = merge(tree, &held, index, true) || merge(tree, &held, index, false);
-        if (!above)
-            farpool_unfix(tree->partition, held.pid, FARPOOL_EXCLUSIVE);
-        bool lonely = held.parent_node->count == 0;
-        above = above || lonely; /* an only child has no neighbour; its parent may have one */
-        farpool_unfix(tree->partition, held.parent, FARPOOL_EXCLUSIVE);
-        if (held.parent == tree->root) {
-            if (lonely)
-                collapse_root(tree);
-            return;
-        }
-    }
+    unsigned level = 0;
+    while (shrink_level(tree, key, level))
+        level++;
 }

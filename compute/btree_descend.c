@@ -82,11 +82,37 @@ int fp_btree_descend(const farpool_btree *tree, const fp_btree_target *target, u
     return corrupt_unless_overtaken(tree, pid, version);
 }
 
+int fp_btree_begin(const farpool_btree *tree, farpool_mtr **mtr)
+{
+    return farpool_mtr_begin(tree->partition, FARPOOL_MTR_NO_UNDO, mtr);
+}
+
+int fp_btree_commit(farpool_mtr *mtr)
+{
+    return farpool_mtr_commit(mtr, FARPOOL_DURABLE_LATER, NULL);
+}
+
+static void unfix(const farpool_btree *tree, farpool_mtr *mtr, farpool_pid pid,
+                  enum farpool_latch latch)
+{
+    if (latch == FARPOOL_EXCLUSIVE)
+        farpool_mtr_unfix(mtr, pid);
+    else
+        farpool_unfix(tree->partition, pid, latch);
+}
+
+static void unfix_parent(const farpool_btree *tree, fp_btree_latched *held)
+{
+    if (held->parent != FARPOOL_PID_NONE)
+        unfix(tree, held->mtr, held->parent, held->parent_latch);
+    held->parent = FARPOOL_PID_NONE;
+}
+
 void fp_btree_release(const farpool_btree *tree, const fp_btree_latched *held)
 {
-    farpool_unfix(tree->partition, held->pid, held->latch);
+    unfix(tree, held->mtr, held->pid, held->latch);
     if (held->parent != FARPOOL_PID_NONE)
-        farpool_unfix(tree->partition, held->parent, held->parent_latch);
+        unfix(tree, held->mtr, held->parent, held->parent_latch);
 }
 
 /* The latch that a node of the level gets. */
@@ -95,11 +121,12 @@ static enum farpool_latch latch_of(unsigned level, int exclusive)
     return (int)level <= exclusive ? FARPOOL_EXCLUSIVE : FARPOOL_SHARED;
 }
 
-static int fix_node(const farpool_btree *tree, farpool_pid pid, enum farpool_latch latch,
-                    fp_btree_node **node)
+static int fix_node(const farpool_btree *tree, farpool_mtr *mtr, farpool_pid pid,
+                    enum farpool_latch latch, fp_btree_node **node)
 {
     void *page;
-    int rc = farpool_fix(tree->partition, pid, latch, &page);
+    int rc = latch == FARPOOL_EXCLUSIVE ? farpool_mtr_fix(mtr, pid, &page)
+                                        : farpool_fix(tree->partition, pid, latch, &page);
     if (!rc)
         *node = page;
     return rc;
@@ -111,17 +138,19 @@ static int fix_root(const farpool_btree *tree, int exclusive, fp_btree_latched *
     held->pid = tree->root;
     held->parent = FARPOOL_PID_NONE;
     held->latch = FARPOOL_SHARED;
-    int rc = fix_node(tree, tree->root, FARPOOL_SHARED, &held->node);
+    int rc = fix_node(tree, NULL, tree->root, FARPOOL_SHARED, &held->node);
     if (rc || latch_of(held->node->level, exclusive) == FARPOOL_SHARED)
         return rc;
     farpool_unfix(tree->partition, tree->root, FARPOOL_SHARED);
     held->latch = FARPOOL_EXCLUSIVE; /* if it has grown meanwhile, more than is needed */
-    return fix_node(tree, tree->root, FARPOOL_EXCLUSIVE, &held->node);
+    return fix_node(tree, held->mtr, tree->root, FARPOOL_EXCLUSIVE, &held->node);
 }
 
 int fp_btree_descend_latched(const farpool_btree *tree, const fp_btree_target *target,
-                             unsigned level, int exclusive, fp_btree_latched *held)
+                             unsigned level, int exclusive, farpool_mtr *mtr,
+                             fp_btree_latched *held)
 {
+    held->mtr = mtr;
     int rc = fix_root(tree, exclusive, held);
     if (rc)
         return rc;
@@ -133,17 +162,16 @@ int fp_btree_descend_latched(const farpool_btree *tree, const fp_btree_target *t
         farpool_pid pid = fp_btree_child(held->node, fp_btree_child_index(held->node, target));
         enum farpool_latch latch = latch_of(held->node->level - 1u, exclusive);
         fp_btree_node *node;
-        rc = fix_node(tree, pid, latch, &node);
+        rc = fix_node(tree, mtr, pid, latch, &node);
         if (!rc && (node->magic != FP_BTREE_MAGIC || node->level + 1 != held->node->level)) {
-            farpool_unfix(tree->partition, pid, latch);
+            unfix(tree, mtr, pid, latch);
             rc = FARPOOL_E_NOTFOUND;
         }
         if (rc) {
             fp_btree_release(tree, held);
             return rc == FARPOOL_E_NOTFOUND ? fp_btree_corrupt(tree, pid) : rc;
         }
-        if (held->parent != FARPOOL_PID_NONE)
-            farpool_unfix(tree->partition, held->parent, held->parent_latch);
+        unfix_parent(tree, held);
         held->parent = held->pid;
         held->parent_node = held->node;
         held->parent_latch = held->latch;
@@ -169,19 +197,18 @@ static __attribute__((noinline)) int take_in_section(const farpool_btree *tree, 
     if (!with_parent)
         place.parent = FARPOOL_PID_NONE;
     if (place.parent != FARPOOL_PID_NONE) {
-        rc =
-            farpool_read_upgrade(tree->partition, place.parent, place.parent_version, &parent_page);
+        rc = farpool_mtr_upgrade(held->mtr, place.parent, place.parent_version, &parent_page);
         if (rc)
             return rc;
     }
-    rc = farpool_read_upgrade(tree->partition, place.pid, place.version, &page);
+    rc = farpool_mtr_upgrade(held->mtr, place.pid, place.version, &page);
     if (rc) {
         if (place.parent != FARPOOL_PID_NONE)
-            farpool_unfix(tree->partition, place.parent, FARPOOL_EXCLUSIVE);
+            farpool_mtr_unfix(held->mtr, place.parent);
         return rc;
     }
-    *held = (fp_btree_latched){place.pid,    page,        FARPOOL_EXCLUSIVE,
-                               place.parent, parent_page, FARPOOL_EXCLUSIVE};
+    *held = (fp_btree_latched){held->mtr,   place.pid,        page, FARPOOL_EXCLUSIVE, place.parent,
+                               parent_page, FARPOOL_EXCLUSIVE};
     return 0;
 }
 
@@ -197,8 +224,8 @@ static __attribute__((noinline)) int try_take(const farpool_btree *tree, farpool
     return rc;
 }
 
-int fp_btree_take(const farpool_btree *tree, farpool_slice key, unsigned level, bool with_parent,
-                  fp_btree_latched *held)
+static int take(const farpool_btree *tree, farpool_slice key, unsigned level, bool with_parent,
+                fp_btree_latched *held)
 {
     for (unsigned tries = 0; tries < tree->tries; tries++) {
         int rc = try_take(tree, key, level, with_parent, held);
@@ -207,10 +234,22 @@ int fp_btree_take(const farpool_btree *tree, farpool_slice key, unsigned level, 
         fp_btree_back_off(tries);
     }
     fp_btree_target target = {key, FP_BTREE_AT};
-    int rc = fp_btree_descend_latched(tree, &target, level, (int)level + with_parent, held);
-    if (rc || with_parent || held->parent == FARPOOL_PID_NONE)
+    int rc =
+        fp_btree_descend_latched(tree, &target, level, (int)level + with_parent, held->mtr, held);
+    if (!rc && !with_parent)
+        unfix_parent(tree, held);
+    return rc;
+}
+
+int fp_btree_take(const farpool_btree *tree, farpool_slice key, unsigned level, bool with_parent,
+                  fp_btree_latched *held)
+{
+    int rc = fp_btree_begin(tree, &held->mtr);
+    if (rc)
         return rc;
-    farpool_unfix(tree->partition, held->parent, held->parent_latch);
-    held->parent = FARPOOL_PID_NONE;
-    return 0;
+    farpool_mtr *mtr = held->mtr;
+    rc = take(tree, key, level, with_parent, held);
+    if (rc)
+        farpool_mtr_abandon(mtr);
+    return rc;
 }

@@ -114,12 +114,21 @@ static void write_record(fp_btree_node *node, unsigned offset, farpool_slice res
     copy(record, value.data, value.len);
 }
 
+bool fp_btree_node_takes(const fp_btree_node *node, unsigned at, bool instead, size_t key_len,
+                         size_t value_len)
+{
+    unsigned bytes = record_bytes(node, key_len - node->prefix, value_len);
+    if (instead)
+        return bytes <= slot_bytes(node, node->slots[at]) + fp_btree_node_room(node);
+    return bytes + 8 <= fp_btree_node_room(node);
+}
+
 bool fp_btree_node_insert(fp_btree_node *node, unsigned at, farpool_slice key, farpool_slice value,
                           bool overflow)
 {
     farpool_slice rest = {(const uint8_t *)key.data + node->prefix, key.len - node->prefix};
     unsigned bytes = record_bytes(node, rest.len, value.len);
-    if (bytes + 8 > fp_btree_node_room(node))
+    if (!fp_btree_node_takes(node, at, false, key.len, value.len))
         return false;
     if (bytes + 8 > gap(node))
         compact(node);
@@ -151,7 +160,7 @@ bool fp_btree_node_replace(fp_btree_node *node, unsigned at, farpool_slice key, 
         node->slots[at] = (slot & ~0x8000ull) | (overflow ? 0x8000u : 0);
         return true;
     }
-    if (after > before + fp_btree_node_room(node))
+    if (!fp_btree_node_takes(node, at, true, key.len, value.len))
         return false;
     fp_btree_node_remove(node, at);
     return fp_btree_node_insert(node, at, key, value, overflow);

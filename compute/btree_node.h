@@ -225,6 +225,9 @@ unsigned fp_btree_node_used(const fp_btree_node *node);
 /* Bytes that a record would take, slot included. */
 unsigned fp_btree_record_bytes(const fp_btree_node *node, size_t key_len, size_t value_len);
 
+/* Whether a record has room: at a position found by fp_btree_search, instead of the one there or not. */
+bool fp_btree_node_takes(const fp_btree_node *node, unsigned at, bool instead, size_t key_len,
+                         size_t value_len);
 /* Inserts at a position found by fp_btree_search; false if there is no room. */
 bool fp_btree_node_insert(fp_btree_node *node, unsigned at, farpool_slice key, farpool_slice value,
                           bool overflow);

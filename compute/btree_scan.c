@@ -84,7 +84,7 @@ static int copy_leaf(cursor *scan)
     if (rc == FARPOOL_E_RETRY) {
         fp_btree_latched held;
         scan->ahead_count = 0;
-        rc = fp_btree_descend_latched(scan->tree, &scan->target, 0, -1, &held);
+        rc = fp_btree_descend_latched(scan->tree, &scan->target, 0, -1, NULL, &held);
         if (rc)
             return rc;
         memcpy(&scan->leaf, held.node, sizeof scan->leaf);

@@ -39,21 +39,31 @@ typedef struct mtr_range {
     uint8_t *before;
 } mtr_range;
 
+enum { FEW = 4 };
+
 struct farpool_mtr { /* one thread's */
     farpool_partition *partition;
-    mtr_page *pages;
+    bool copies; /* of pages are made: to find changes, or to undo them */
+    mtr_page few[FEW], *pages;
     unsigned page_count, page_room;
     mtr_range *ranges;
     unsigned range_count, range_room;
     fp_redo_build build;
 };
 
-int farpool_mtr_begin(farpool_partition *partition, farpool_mtr **out)
+int farpool_mtr_begin(farpool_partition *partition, unsigned flags, farpool_mtr **out)
 {
-    farpool_mtr *mtr = calloc(1, sizeof *mtr);
+    farpool_mtr *mtr = malloc(sizeof *mtr);
     if (!mtr)
         return fp_error(FARPOOL_E_NOMEM, "no memory for a mini-transaction");
     mtr->partition = partition;
+    mtr->copies = partition->redo || !(flags & FARPOOL_MTR_NO_UNDO);
+    mtr->pages = mtr->few;
+    mtr->page_count = 0;
+    mtr->page_room = FEW;
+    mtr->ranges = NULL;
+    mtr->range_count = mtr->range_room = 0;
+    mtr->build = (fp_redo_build){0};
     *out = mtr;
     return 0;
 }
@@ -64,23 +74,40 @@ static void finish(farpool_mtr *mtr)
         free(mtr->pages[i].before);
     for (unsigned i = 0; i < mtr->range_count; i++)
         free(mtr->ranges[i].before);
-    free(mtr->pages);
+    if (mtr->pages != mtr->few)
+        free(mtr->pages);
     free(mtr->ranges);
     fp_redo_build_fini(&mtr->build);
     free(mtr);
 }
 
-/* Room for one more of something; the array may have moved. */
-static int grow(void **array, unsigned count, unsigned *room, size_t bytes)
+/* Room for one more page; the array may have moved. */
+static int grow_pages(farpool_mtr *mtr)
 {
-    if (count < *room)
+    if (mtr->page_count < mtr->page_room)
         return 0;
-    unsigned more = *room ? *room * 2 : 4;
-    void *grown = realloc(*array, more * bytes);
+    bool first = mtr->pages == mtr->few;
+    unsigned room = mtr->page_room * 2;
+    mtr_page *grown = realloc(first ? NULL : mtr->pages, room * sizeof *grown);
     if (!grown)
-        return fp_error(FARPOOL_E_NOMEM, "no memory for a mini-transaction of %u pages", more);
-    *array = grown;
-    *room = more;
+        return fp_error(FARPOOL_E_NOMEM, "no memory for a mini-transaction of %u pages", room);
+    if (first)
+        memcpy(grown, mtr->few, sizeof mtr->few);
+    mtr->pages = grown;
+    mtr->page_room = room;
+    return 0;
+}
+
+static int grow_ranges(farpool_mtr *mtr)
+{
+    if (mtr->range_count < mtr->range_room)
+        return 0;
+    unsigned room = mtr->range_room ? mtr->range_room * 2 : FEW;
+    mtr_range *grown = realloc(mtr->ranges, room * sizeof *grown);
+    if (!grown)
+        return fp_error(FARPOOL_E_NOMEM, "no memory for a mini-transaction of %u ranges", room);
+    mtr->ranges = grown;
+    mtr->range_room = room;
     return 0;
 }
 
@@ -101,8 +128,8 @@ static size_t page_bytes(const mtr_page *page) { return (size_t)FARPOOL_UNIT_BYT
 static int prepare(farpool_mtr *mtr, unsigned order, bool declared, uint8_t **before)
 {
     *before = NULL;
-    int rc = grow((void **)&mtr->pages, mtr->page_count, &mtr->page_room, sizeof *mtr->pages);
-    if (rc || declared)
+    int rc = grow_pages(mtr);
+    if (rc || declared || !mtr->copies)
         return rc;
     *before = malloc((size_t)FARPOOL_UNIT_BYTES << order);
     return *before ? 0 : fp_error(FARPOOL_E_NOMEM, "no memory for the copy of a page");
@@ -185,7 +212,7 @@ int farpool_mtr_declare(farpool_mtr *mtr, farpool_pid pid, uint32_t offset, uint
                         offset, (unsigned long long)offset + len, (unsigned long long)pid);
     if (!page->declared)
         return 0; /* its changes are found anyway */
-    int rc = grow((void **)&mtr->ranges, mtr->range_count, &mtr->range_room, sizeof *mtr->ranges);
+    int rc = grow_ranges(mtr);
     if (rc)
         return rc;
     mtr_range range = {.page = (unsigned)(page - mtr->pages), .offset = offset, .len = len};
@@ -195,6 +222,46 @@ int farpool_mtr_declare(farpool_mtr *mtr, farpool_pid pid, uint32_t offset, uint
     memcpy(range.before, page->page + offset, len);
     mtr->ranges[mtr->range_count++] = range;
     return 0;
+}
+
+static void put_back(farpool_mtr *mtr, const mtr_page *page)
+{
+    /* Backwards: of ranges that overlap, the oldest wins. */
+    for (unsigned i = mtr->range_count; i-- > 0;) {
+        const mtr_range *range = &mtr->ranges[i];
+        if (&mtr->pages[range->page] == page)
+            memcpy(page->page + range->offset, range->before, range->len);
+    }
+    if (page->before)
+        memcpy(page->page, page->before, page_bytes(page));
+    fp_page_leave(mtr->partition, page->pid, false);
+}
+
+/* Forgets the page at this index, and its ranges; the last one takes its place. */
+static void forget(farpool_mtr *mtr, unsigned index)
+{
+    unsigned last = --mtr->page_count, kept = 0;
+    free(mtr->pages[index].before);
+    mtr->pages[index] = mtr->pages[last];
+    for (unsigned i = 0; i < mtr->range_count; i++) {
+        mtr_range range = mtr->ranges[i];
+        if (range.page == index) {
+            free(range.before);
+            continue;
+        }
+        if (range.page == last)
+            range.page = index;
+        mtr->ranges[kept++] = range;
+    }
+    mtr->range_count = kept;
+}
+
+void farpool_mtr_unfix(farpool_mtr *mtr, farpool_pid pid)
+{
+    mtr_page *page = find(mtr, pid);
+    FP_ASSERT(page && !page->is_new);
+    put_back(mtr, page);
+    forget(mtr, (unsigned)(page - mtr->pages));
 }
 
 int farpool_mtr_alloc(farpool_mtr *mtr, unsigned order, farpool_pid *pid, void **page)
@@ -213,7 +280,7 @@ int farpool_mtr_alloc(farpool_mtr *mtr, unsigned order, farpool_pid *pid, void *
 int farpool_mtr_free(farpool_mtr *mtr, farpool_pid pid)
 {
     void *page;
-    int rc = fix(mtr, pid, false, &page);
+    int rc = fix(mtr, pid, true, &page);
     if (!rc)
         find(mtr, pid)->freed = true;
     return rc;
@@ -308,20 +375,12 @@ static int add_page(farpool_mtr *mtr, mtr_page *page)
 
 void farpool_mtr_abandon(farpool_mtr *mtr)
 {
-    for (unsigned i = mtr->range_count;
-         i-- > 0;) { /* backwards: the oldest of overlapping ones wins */
-        const mtr_range *range = &mtr->ranges[i];
-        memcpy(mtr->pages[range->page].page + range->offset, range->before, range->len);
-    }
     for (unsigned i = 0; i < mtr->page_count; i++) {
         const mtr_page *page = &mtr->pages[i];
-        if (page->is_new) {
+        if (page->is_new)
             fp_page_free(mtr->partition, page->pid);
-            continue;
-        }
-        if (page->before)
-            memcpy(page->page, page->before, page_bytes(page));
-        fp_page_leave(mtr->partition, page->pid, false);
+        else
+            put_back(mtr, page);
     }
     finish(mtr);
 }
@@ -366,5 +425,6 @@ int farpool_wait_durable(farpool_partition *partition, uint64_t lsn,
 {
     if (!partition->redo || durability == FARPOOL_DURABLE_LATER)
         return 0;
-    return fp_redo_flush(partition->redo, lsn);
+    return lsn == UINT64_MAX ? fp_redo_flush_all(partition->redo)
+                             : fp_redo_flush(partition->redo, lsn);
 }

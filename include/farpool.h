@@ -230,7 +230,7 @@ FARPOOL_API void farpool_prefetch(farpool_partition *partition, const farpool_pi
  * work the same, but nothing is logged.
  *
  *     farpool_mtr *mtr;
- *     must(farpool_mtr_begin(partition, &mtr));
+ *     must(farpool_mtr_begin(partition, 0, &mtr));
  *     rc = farpool_mtr_fix(mtr, pid, &page);      // any number of pages
  *     if (rc) { farpool_mtr_abandon(mtr); ... }
  *     ... change them ...
@@ -250,8 +250,14 @@ enum farpool_durability {
     FARPOOL_DURABLE_MEMORY, /* w of k log rings have it */
 };
 
+enum farpool_mtr_flags {
+    FARPOOL_MTR_NO_UNDO =
+        1, /* the caller does not abandon it, nor unfix a page, after a change: that spares
+                                copies where there is no log */
+};
+
 /* *mtr is the caller's until commit or abandon. E_NOMEM. */
-FARPOOL_API int farpool_mtr_begin(farpool_partition *partition,
+FARPOOL_API int farpool_mtr_begin(farpool_partition *partition, unsigned flags,
                                   farpool_mtr **mtr) FARPOOL_MUST_CHECK;
 
 /* Fixes a page exclusively. What is changed in it until commit is found by comparing it with a copy.
@@ -269,6 +275,9 @@ FARPOOL_API int farpool_mtr_declare(farpool_mtr *mtr, farpool_pid pid, uint32_t 
 FARPOOL_API int farpool_mtr_upgrade(farpool_mtr *mtr, farpool_pid pid, uint64_t version,
                                     void **page) FARPOOL_MUST_CHECK;
 
+/* Puts one page back as it was when it was fixed, and unfixes it. Not for pages allocated or freed. */
+FARPOOL_API void farpool_mtr_unfix(farpool_mtr *mtr, farpool_pid pid);
+
 /* farpool_page_alloc and _free. An abandoned mini-transaction has allocated and freed nothing; a page
  * freed stays latched until commit. */
 FARPOOL_API int farpool_mtr_alloc(farpool_mtr *mtr, unsigned order, farpool_pid *pid,
@@ -285,7 +294,8 @@ FARPOOL_API int farpool_mtr_commit(farpool_mtr *mtr, enum farpool_durability dur
 /* Puts all pages back as they were, unfixes them and frees mtr. */
 FARPOOL_API void farpool_mtr_abandon(farpool_mtr *mtr);
 
-/* Waits until everything up to lsn is as durable as asked. E_NODE as above. */
+/* Waits until everything up to lsn is as durable as asked; lsn UINT64_MAX: everything committed so far, by
+ * whomever. E_NODE as above. */
 FARPOOL_API int farpool_wait_durable(farpool_partition *partition, uint64_t lsn,
                                      enum farpool_durability durability) FARPOOL_MUST_CHECK;
 
@@ -328,7 +338,9 @@ FARPOOL_API uint64_t farpool_latency_quantile(const farpool_latency *latency, do
 /* ---- B+-tree --------------------------------------------------------------------------------- */
 /*
  * Variable-length keys ordered by memcmp, then by length; variable-length values. Built on the
- * functions above and nothing else. All functions may be called by many threads at once.
+ * functions above and nothing else. All functions may be called by many threads at once. Each change of
+ * the tree is a mini-transaction, so a crash leaves a whole tree; it is committed with
+ * FARPOOL_DURABLE_LATER, and farpool_wait_durable(partition, UINT64_MAX, ...) makes it durable.
  * Keys: 1 to FARPOOL_KEY_MAX bytes. Values: 0 to FARPOOL_VALUE_MAX bytes; those that would not leave
  * room for four records in a node go to pages of their own.
  * Any failure leaves the record as it was or as it should be, and the tree whole. A record that is not

@@ -80,7 +80,7 @@ static farpool_pid new_page(farpool_partition *part, unsigned order)
     farpool_mtr *mtr;
     farpool_pid pid;
     void *page;
-    assert_int_equal(farpool_mtr_begin(part, &mtr), 0);
+    assert_int_equal(farpool_mtr_begin(part, 0, &mtr), 0);
     assert_int_equal(farpool_mtr_alloc(mtr, order, &pid, &page), 0);
     assert_int_equal(farpool_mtr_commit(mtr, FARPOOL_DURABLE_LATER, NULL), 0);
     return pid;
@@ -107,7 +107,7 @@ static void all_or_nothing(farpool_partition *part)
     farpool_pid a = new_page(part, 0), b = new_page(part, 2), c;
     farpool_mtr *mtr;
     void *page;
-    assert_int_equal(farpool_mtr_begin(part, &mtr), 0);
+    assert_int_equal(farpool_mtr_begin(part, 0, &mtr), 0);
     fix(mtr, a)[0] = 1;
     fix(mtr, b)[16383] = 2;
     assert_ptr_equal(fix(mtr, a), fix(mtr, a));
@@ -115,7 +115,7 @@ static void all_or_nothing(farpool_partition *part)
     assert_int_equal(farpool_mtr_commit(mtr, FARPOOL_DURABLE_MEMORY, &lsn), 0);
     assert_true(byte_of(part, a, 0) == 1 && byte_of(part, b, 16383) == 2);
 
-    assert_int_equal(farpool_mtr_begin(part, &mtr), 0);
+    assert_int_equal(farpool_mtr_begin(part, 0, &mtr), 0);
     memset(fix(mtr, a), 9, FARPOOL_UNIT_BYTES);
     assert_int_equal(farpool_mtr_fix_declared(mtr, b, &page), 0);
     for (unsigned i = 0; i < 3; i++) { /* overlapping */
@@ -131,11 +131,11 @@ static void all_or_nothing(farpool_partition *part)
     assert_true(byte_of(part, b, 101) == 0 && byte_of(part, b, 16383) == 2);
     assert_int_equal(farpool_fix(part, c, FARPOOL_SHARED, &page), FARPOOL_E_NOTFOUND);
 
-    assert_int_equal(farpool_mtr_begin(part, &mtr), 0);
+    assert_int_equal(farpool_mtr_begin(part, 0, &mtr), 0);
     assert_int_equal(farpool_mtr_free(mtr, a), 0);
     farpool_mtr_abandon(mtr);
     assert_int_equal(byte_of(part, a, 0), 1);
-    assert_int_equal(farpool_mtr_begin(part, &mtr), 0);
+    assert_int_equal(farpool_mtr_begin(part, 0, &mtr), 0);
     assert_int_equal(farpool_mtr_fix(mtr, a + 5000, &page), FARPOOL_E_NOTFOUND);
     assert_int_equal(farpool_mtr_free(mtr, a), 0);
     assert_int_equal(farpool_mtr_alloc(mtr, 0, &c, &page), 0);
@@ -153,7 +153,7 @@ static void an_upgrade_belongs_to_it(farpool_partition *part)
     void *same;
     uint64_t version;
     farpool_section section;
-    assert_int_equal(farpool_mtr_begin(part, &mtr), 0);
+    assert_int_equal(farpool_mtr_begin(part, 0, &mtr), 0);
     assert_int_equal(farpool_section_enter(&section), 0);
     assert_int_equal(farpool_read_begin(part, pid, &page, &version), 0);
     farpool_section_leave(&section);
@@ -176,7 +176,7 @@ static void without_a_log(void **state)
         assert_int_equal(try_open(pool, 1, 0, false, &part), 0);
         all_or_nothing(part);
         an_upgrade_belongs_to_it(part);
-        assert_int_equal(farpool_mtr_begin(part, &mtr), 0);
+        assert_int_equal(farpool_mtr_begin(part, 0, &mtr), 0);
         assert_int_equal(farpool_mtr_commit(mtr, FARPOOL_DURABLE_MEMORY, &lsn), 0);
         assert_int_equal(lsn, 0);
         test_pool_close(pool, part);
@@ -233,7 +233,7 @@ static int random_mtr(farpool_partition *part, model *m)
     farpool_mtr *mtr;
     void *page;
     after = *m;
-    assert_int_equal(farpool_mtr_begin(part, &mtr), 0);
+    assert_int_equal(farpool_mtr_begin(part, 0, &mtr), 0);
     for (uint64_t n = 1 + test_random(&after.random) % 4; n; n--) {
         uint64_t what = test_random(&after.random);
         unsigned i = after.count ? (unsigned)(what >> 8) % after.count : 0;
@@ -302,11 +302,11 @@ static void a_new_owner_finds_what_was_committed(void **state)
         for (unsigned i = 0; i < STEPS / 4; i++)
             assert_int_equal(random_mtr(parts[owner], &m), 0);
         farpool_mtr *last;
-        assert_int_equal(farpool_mtr_begin(parts[owner], &last), 0);
+        assert_int_equal(farpool_mtr_begin(parts[owner], 0, &last), 0);
         fix(last, m.pids[0]);
         assert_int_equal(farpool_mtr_commit(last, FARPOOL_DURABLE_MEMORY, &lsn), 0);
         assert_int_equal(lsn, 0); /* nothing was changed */
-        assert_int_equal(farpool_mtr_begin(parts[owner], &last), 0);
+        assert_int_equal(farpool_mtr_begin(parts[owner], 0, &last), 0);
         uint64_t *words = (uint64_t *)(void *)fix(last, m.pids[0]);
         words[0]++;
         m.stamps[0]++;
@@ -316,7 +316,7 @@ static void a_new_owner_finds_what_was_committed(void **state)
     /* The earlier owners learn of it at the first thing that they do. */
     for (unsigned owner = 0; owner < 3; owner++) {
         farpool_mtr *mtr;
-        assert_int_equal(farpool_mtr_begin(parts[owner], &mtr), 0);
+        assert_int_equal(farpool_mtr_begin(parts[owner], 0, &mtr), 0);
         assert_int_equal(farpool_mtr_alloc(mtr, 0, &m.pids[PAGES_MAX - 1], &page), 0);
         assert_int_equal(farpool_mtr_commit(mtr, FARPOOL_DURABLE_MEMORY, NULL), FARPOOL_E_NODE);
         assert_int_not_equal(farpool_partition_close(parts[owner]), 0);
@@ -331,7 +331,7 @@ static void a_new_owner_finds_what_was_committed(void **state)
 static int commit_one(farpool_partition *part, farpool_pid pid, uint8_t value)
 {
     farpool_mtr *mtr;
-    assert_int_equal(farpool_mtr_begin(part, &mtr), 0);
+    assert_int_equal(farpool_mtr_begin(part, 0, &mtr), 0);
     fix(mtr, pid)[0] = value;
     return farpool_mtr_commit(mtr, FARPOOL_DURABLE_MEMORY, NULL);
 }
