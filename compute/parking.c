@@ -1,12 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "compute/parking.h"
 
-#include <limits.h>
-#include <linux/futex.h>
-#include <stddef.h>
-#include <sys/syscall.h>
-#include <time.h>
-#include <unistd.h>
+#include "common/futex.h"
 
 enum { BUCKETS = 256 };
 
@@ -30,13 +25,12 @@ void fp_park(fp_entry *entry, uint64_t word, unsigned timeout_us)
         return;
     if ((fp_word_load(entry) & FP_WORD_WAITERS) == 0)
         return;
-    struct timespec timeout = {timeout_us / 1000000, (long)(timeout_us % 1000000) * 1000};
-    syscall(SYS_futex, bucket, FUTEX_WAIT_PRIVATE, seq, &timeout, NULL, 0);
+    fp_futex_wait(bucket, seq, timeout_us);
 }
 
 void fp_unpark(fp_entry *entry)
 {
     _Atomic uint32_t *bucket = bucket_of(entry);
     atomic_fetch_add_explicit(bucket, 1, memory_order_acq_rel);
-    syscall(SYS_futex, bucket, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
+    fp_futex_wake_all(bucket);
 }

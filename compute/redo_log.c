@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "common/error.h"
+#include "common/futex.h"
 #include "compute/redo_recover.h"
 #include "compute/remote.h"
 #include "compute/thread.h"
@@ -37,11 +38,17 @@ void fp_redo_take_in(fp_redo_log *log, const void *bytes, uint64_t end)
     atomic_store_explicit(&log->end, end, memory_order_release);
 }
 
+static int report_failure(const fp_redo_log *log, int code)
+{
+    return fp_error(code, "partition %llu: its redo log has failed: %s",
+                    (unsigned long long)log->partition->id, log->reason);
+}
+
 static int check_room_locked(const fp_redo_log *log, uint64_t end, size_t len)
 {
-    if (log->failed)
-        return fp_error(log->failed, "partition %llu: its redo log has failed: %s",
-                        (unsigned long long)log->partition->id, log->reason);
+    int failed = atomic_load_explicit(&log->failed, memory_order_acquire);
+    if (failed)
+        return report_failure(log, failed);
     if (end + len - FP_REDO_LSN_FIRST > log->ring_bytes)
         return fp_error(FARPOOL_E_NOSPACE,
                         "partition %llu: its log rings of %llu bytes are full at LSN %llu",
@@ -99,36 +106,40 @@ static int write_until(fp_redo_log *log, uint64_t lsn)
         }
         fp_rings_poll(log, 100);
     }
+    fp_rings_post(log);
     return 0;
+}
+
+static void be_flusher(fp_redo_log *log, uint64_t lsn)
+{
+    bool failed = atomic_load_explicit(&log->failed, memory_order_relaxed) != 0; /* meanwhile */
+    int rc = failed ? 0 : write_until(log, lsn);
+    if (rc) {
+        snprintf(log->reason, sizeof log->reason, "%s", farpool_errmsg());
+        atomic_store_explicit(&log->failed, rc, memory_order_release);
+    }
+    atomic_store_explicit(&log->flushing, 0, memory_order_release);
+    atomic_fetch_add_explicit(&log->rounds, 1, memory_order_release);
+    fp_futex_wake_all(&log->rounds);
 }
 
 int fp_redo_flush(fp_redo_log *log, uint64_t lsn)
 {
-    if (is_durable(log, lsn))
-        return 0;
-    pthread_mutex_lock(&log->lock);
-    while (!is_durable(log, lsn) && !log->failed) {
-        if (log->flushing) {
-            pthread_cond_wait(&log->flushed, &log->lock);
-            continue;
-        }
-        log->flushing = true;
-        pthread_mutex_unlock(&log->lock);
-        int rc = write_until(log, lsn);
-        pthread_mutex_lock(&log->lock);
-        log->flushing = false;
-        if (rc) {
-            log->failed = rc;
-            snprintf(log->reason, sizeof log->reason, "%s", farpool_errmsg());
-        }
-        pthread_cond_broadcast(&log->flushed);
+    for (;;) {
+        if (is_durable(log, lsn))
+            return 0;
+        /* Before the look at flushing: if that is left afterwards, the wait below does not begin. */
+        uint32_t round = atomic_load_explicit(&log->rounds, memory_order_acquire);
+        int failed = atomic_load_explicit(&log->failed, memory_order_acquire);
+        if (failed)
+            return is_durable(log, lsn) ? 0 : report_failure(log, failed);
+        uint32_t nobody = 0;
+        if (atomic_compare_exchange_strong_explicit(&log->flushing, &nobody, 1,
+                                                    memory_order_acquire, memory_order_relaxed))
+            be_flusher(log, lsn);
+        else
+            fp_futex_wait(&log->rounds, round, 0);
     }
-    int rc = is_durable(log, lsn) ? 0 : log->failed;
-    if (rc)
-        fp_error(rc, "partition %llu: its redo log has failed: %s",
-                 (unsigned long long)log->partition->id, log->reason);
-    pthread_mutex_unlock(&log->lock);
-    return rc;
 }
 
 int fp_redo_flush_all(fp_redo_log *log)
@@ -174,17 +185,6 @@ static int open_ring(fp_redo_log *log, const farpool_partition_options *options,
     return 0;
 }
 
-static int init_lock(fp_redo_log *log)
-{
-    if (pthread_mutex_init(&log->lock, NULL))
-        return fp_error(FARPOOL_E_NOMEM, "opening a redo log: no memory for a lock");
-    if (pthread_cond_init(&log->flushed, NULL)) {
-        pthread_mutex_destroy(&log->lock);
-        return fp_error(FARPOOL_E_NOMEM, "opening a redo log: no memory for a condition variable");
-    }
-    return 0;
-}
-
 int fp_redo_open(farpool_partition *partition, const farpool_partition_options *options,
                  fp_redo_log **out)
 {
@@ -196,7 +196,9 @@ int fp_redo_open(farpool_partition *partition, const farpool_partition_options *
     log->quorum = options->log_quorum ? options->log_quorum : options->log_copies / 2 + 1;
     atomic_init(&log->end, FP_REDO_LSN_FIRST);
     atomic_init(&log->durable, FP_REDO_LSN_FIRST);
-    int rc = init_lock(log);
+    int rc = 0;
+    if (pthread_mutex_init(&log->lock, NULL))
+        rc = fp_error(FARPOOL_E_NOMEM, "opening a redo log: no memory for a lock");
     if (rc)
         goto err_after_log;
     rc = fp_mem_open(log->ring_bytes, 0, -1, &log->mirror);
@@ -216,7 +218,6 @@ err_after_mirror:
     fp_redo_close(log);
     return rc;
 err_after_lock:
-    pthread_cond_destroy(&log->flushed);
     pthread_mutex_destroy(&log->lock);
 err_after_log:
     free(log);
@@ -235,7 +236,6 @@ void fp_redo_close(fp_redo_log *log)
         if (log->mrs[t])
             fp_net_unregister(log->mrs[t]);
     fp_mem_close(&log->mirror);
-    pthread_cond_destroy(&log->flushed);
     pthread_mutex_destroy(&log->lock);
     free(log);
 }

@@ -7,7 +7,8 @@
  * while holding the pages' latches has each page's changes in the log in their order. Flush is group
  * commit (DeWitt et al., SIGMOD 1984): one committer is the flusher and writes all that was appended
  * until then, also for those who wait meanwhile; when it is done, the next of them is. No thread is
- * needed, and a lone committer waits for nobody but the rings.
+ * needed, and a lone committer waits for nobody but the rings. Before the flusher leaves it starts the
+ * next batch, so that the rings are not idle while the next flusher wakes up.
  *
  * Each ring gets one batch at a time and the next one when that is acknowledged: a slow ring gets larger
  * batches and keeps nobody up, as long as the others are a quorum. A ring that fails is lost until the
@@ -43,12 +44,13 @@ typedef struct fp_redo_log {
     fp_ring rings[FP_RINGS_MAX];
     unsigned ring_count, quorum;
 
-    pthread_mutex_t lock;
-    pthread_cond_t flushed; /* durable has grown, flushing has ended, or the log has failed */
-    bool flushing;          /* guarded by lock: somebody is the flusher */
-    int failed;             /* guarded by lock: 0, or why nothing more will be durable ... */
-    char reason[256];       /* ... in words */
+    pthread_mutex_t lock; /* of those who append */
     _Atomic uint64_t end; /* written under lock; release: the frames before it are in the mirror */
+    /* 1: somebody is the flusher, who owns thread and the rings. Taken by acquire, left by release; */
+    _Atomic uint32_t flushing;
+    _Atomic uint32_t rounds; /* counts the times it was left: a futex for those who wait for that */
+    char reason[256];        /* why the log has failed: written by the flusher before */
+    _Atomic int failed;      /* 0 becomes the code, by release: nothing more will be durable */
     /* written by the flusher; release: the frames before it are in w rings. Never falls. */
     _Atomic uint64_t durable;
     _Atomic uint64_t frames, batches; /* statistics, relaxed: appended; posted to a ring */
