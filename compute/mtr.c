@@ -86,6 +86,7 @@ static int grow_pages(farpool_mtr *mtr)
 {
     if (mtr->page_count < mtr->page_room)
         return 0;
+    FP_ASSERT(mtr->page_room >= FEW);
     bool first = mtr->pages == mtr->few;
     unsigned room = mtr->page_room * 2;
     mtr_page *grown = realloc(first ? NULL : mtr->pages, room * sizeof *grown);

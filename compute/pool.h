@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The pool's structures. Lock order: thread ownership (fp_thread.busy) < pool.partitions_lock <
- * pool.lock < fp_units.lock. Page latches are taken before thread ownership by faults, and only tried
+ * fp_redo_log.flushing < fp_redo_log.lock < pool.lock < fp_units.lock. Page latches are taken before thread ownership by faults, and only tried
  * (never waited for) by whoever owns a thread structure, so the two can't deadlock.
  */
 #ifndef FP_COMPUTE_POOL_H
