@@ -144,8 +144,11 @@ static void free_page(const farpool_btree *tree, farpool_pid pid)
     farpool_mtr *mtr;
     if (fp_btree_begin(tree, &mtr))
         return;
-    int rc = farpool_mtr_free(mtr, pid);
-    rc = fp_btree_commit(mtr);
+    if (farpool_mtr_free(mtr, pid)) {
+        farpool_mtr_abandon(mtr);
+        return;
+    }
+    int rc = fp_btree_commit(mtr);
     (void)rc;
 }
 
