@@ -7,7 +7,7 @@
 #include "common/error.h"
 #include "common/net/sim_world.h"
 
-enum { CONNECT_STEPS_MAX = 1 << 20, LATE_NS = 20000, LATE_STEPS = 12 };
+enum { CONNECT_STEPS_MAX = 1 << 20 };
 
 static int sim_open(const fp_uri *uri, const fp_net_options *options, fp_net **out)
 {
@@ -84,6 +84,8 @@ static int sim_poller_open(fp_net *base, fp_poller **out)
     poller->net = (sim_net *)base;
     poller->next = poller->net->world->pollers;
     poller->net->world->pollers = poller;
+    poller->source.ready = &poller->count;
+    fp_sim_source_add(poller->net->world, &poller->source);
     *out = &poller->base;
     return 0;
 }
@@ -114,6 +116,7 @@ static void sim_poller_close(fp_poller *base)
     while (*link != poller)
         link = &(*link)->next;
     *link = poller->next;
+    fp_sim_source_remove(poller->net->world, &poller->source);
     free_lent(poller);
     free(poller->lent);
     free(poller->queue);
@@ -142,41 +145,11 @@ static int deliver(sim_poller *poller, fp_net_event *events, int max)
     return n;
 }
 
-static void come_late(fp_sim_world *world, const sim_poller *poller)
-{
-    uint64_t until = world->now + LATE_NS;
-    for (uint64_t steps = fp_sim_draw(world) % LATE_STEPS; steps; steps--) {
-        if (!world->count || world->heap[0].time > until)
-            return;
-        fp_sim_run_step(world);
-        fp_sim_run_drivers(world, poller);
-    }
-}
-
 static int sim_poll(fp_poller *base, fp_net_event *events, int max, int timeout_ms)
 {
     sim_poller *poller = (sim_poller *)base;
-    fp_sim_world *world = poller->net->world;
-    FP_ASSERT(timeout_ms >= 0);
     free_lent(poller);
-    uint64_t deadline = world->now + (uint64_t)timeout_ms * 1000000;
-    bool once = timeout_ms == 0;
-    /* A close or a crash has given others something without a step. */
-    if (!world->depth)
-        fp_sim_run_drivers(world, poller);
-    if (world->config.late && !world->depth)
-        come_late(world, poller);
-    while (!poller->count && !world->depth) {
-        if (!world->count || (!once && world->heap[0].time > deadline)) {
-            if (!once)
-                world->now = deadline;
-            break;
-        }
-        fp_sim_run_step(world);
-        fp_sim_run_drivers(world, poller);
-        if (once)
-            break;
-    }
+    fp_sim_wait(poller->net->world, &poller->source, timeout_ms);
     return deliver(poller, events, max);
 }
 
@@ -325,7 +298,7 @@ static int sim_connect(fp_poller *base, const fp_uri *uri, fp_conn **out)
          i < CONNECT_STEPS_MAX && !world->depth && world->count && world->heap[0].time <= back;
          i++) {
         fp_sim_run_step(world);
-        fp_sim_run_drivers(world, poller);
+        fp_sim_run_drivers(world, &poller->source);
     }
     *out = &ours->base;
     return 0;

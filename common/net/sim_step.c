@@ -3,7 +3,10 @@
  * the other nodes get their turn. */
 #include <string.h>
 
+#include "common/error.h"
 #include "common/net/sim_world.h"
+
+enum { LATE_NS = 20000, LATE_STEPS = 12 };
 
 /* Where the range is at the peer, if this connection may use it so; the peer said so by fp_net_share. */
 static uint8_t *reach(const sim_conn *conn, const sim_op *op)
@@ -159,15 +162,49 @@ void fp_sim_run_step(fp_sim_world *world)
     fp_sim_drop_op_step(step.op);
 }
 
-void fp_sim_run_drivers(fp_sim_world *world, const sim_poller *waiting)
+void fp_sim_run_drivers(fp_sim_world *world, const fp_sim_source *waiting)
 {
-    for (sim_poller *poller = world->pollers; poller; poller = poller->next) {
-        if (poller == waiting || !poller->count || !poller->driver || poller->driving)
+    for (fp_sim_source *source = world->sources; source; source = source->next) {
+        if (source == waiting || !*source->ready || !source->driver || source->driving)
             continue;
-        poller->driving = true;
+        source->driving = true;
         world->depth++;
-        poller->driver(poller->driver_arg);
+        source->driver(source->driver_arg);
         world->depth--;
-        poller->driving = false;
+        source->driving = false;
+    }
+}
+
+static void come_late(fp_sim_world *world, const fp_sim_source *source)
+{
+    uint64_t until = world->now + LATE_NS;
+    for (uint64_t steps = fp_sim_draw(world) % LATE_STEPS; steps; steps--) {
+        if (!world->count || world->heap[0].time > until)
+            return;
+        fp_sim_run_step(world);
+        fp_sim_run_drivers(world, source);
+    }
+}
+
+void fp_sim_wait(fp_sim_world *world, const fp_sim_source *source, int timeout_ms)
+{
+    FP_ASSERT(timeout_ms >= 0);
+    uint64_t deadline = world->now + (uint64_t)timeout_ms * 1000000;
+    bool once = timeout_ms == 0;
+    /* A close or a crash has given others something without a step. */
+    if (!world->depth)
+        fp_sim_run_drivers(world, source);
+    if (world->config.late && !world->depth)
+        come_late(world, source);
+    while (!*source->ready && !world->depth) {
+        if (!world->count || (!once && world->heap[0].time > deadline)) {
+            if (!once)
+                world->now = deadline;
+            break;
+        }
+        fp_sim_run_step(world);
+        fp_sim_run_drivers(world, source);
+        if (once)
+            break;
     }
 }

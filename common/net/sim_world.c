@@ -106,7 +106,7 @@ void fp_sim_drop_op_step(sim_op *op)
 
 void fp_sim_world_close(fp_sim_world *world)
 {
-    FP_ASSERT(!world->nets);
+    FP_ASSERT(!world->nets && !world->sources);
     for (size_t i = 0; i < world->count; i++)
         if (world->heap[i].op)
             fp_sim_drop_op_step(world->heap[i].op);
@@ -120,14 +120,37 @@ uint64_t fp_sim_trace_hash(const fp_sim_world *world) { return world->hash; }
 void fp_sim_set_driver(fp_poller *base, void (*driver)(void *), void *arg)
 {
     sim_poller *poller = (sim_poller *)base;
-    poller->driver = driver;
-    poller->driver_arg = arg;
+    poller->source.driver = driver;
+    poller->source.driver_arg = arg;
+}
+
+void fp_sim_source_add(fp_sim_world *world, fp_sim_source *source)
+{
+    source->next = world->sources;
+    world->sources = source;
+}
+
+void fp_sim_source_remove(fp_sim_world *world, fp_sim_source *source)
+{
+    fp_sim_source **link = &world->sources;
+    while (*link != source)
+        link = &(*link)->next;
+    *link = source->next;
 }
 
 void fp_sim_at(fp_sim_world *world, uint64_t time_ns, void (*call)(void *), void *arg)
 {
     fp_sim_schedule(world,
                     (sim_step){.time = time_ns, .kind = STEP_CALL, .call = call, .arg = arg});
+}
+
+static void nothing(void *arg) { (void)arg; }
+
+void fp_sim_forget(fp_sim_world *world, const void *arg)
+{
+    for (size_t i = 0; i < world->count; i++)
+        if (world->heap[i].kind == STEP_CALL && world->heap[i].arg == arg)
+            world->heap[i].call = nothing;
 }
 
 void fp_sim_set_loss(fp_sim_world *world, uint32_t loss_per_million)

@@ -4,7 +4,7 @@
 #ifndef FP_COMMON_NET_SIM_WORLD_H
 #define FP_COMMON_NET_SIM_WORLD_H
 
-#include "common/net/sim.h"
+#include "common/net/sim_device.h"
 
 enum { LINE = 64, PIECES_MAX = 4, CUTS_MAX = 16, NAME_MAX_BYTES = 64 };
 
@@ -52,9 +52,7 @@ typedef struct sim_poller {
     size_t first, count, room;
     void **lent;
     size_t lent_count, lent_room;
-    void (*driver)(void *);
-    void *driver_arg;
-    bool driving;
+    fp_sim_source source;
     struct sim_poller *next;
 } sim_poller;
 
@@ -88,6 +86,7 @@ struct fp_sim_world {
     size_t count, room;
     sim_net *nets;
     sim_poller *pollers;
+    fp_sim_source *sources;
     sim_listener *listeners;
     sim_conn *conns;
     char cuts[CUTS_MAX][2][NAME_MAX_BYTES];
@@ -96,14 +95,12 @@ struct fp_sim_world {
 };
 
 /* sim_world.c */
-uint64_t fp_sim_draw(fp_sim_world *world);
 uint64_t fp_sim_latency(fp_sim_world *world);
 void fp_sim_schedule(fp_sim_world *world, sim_step step);
 sim_step fp_sim_take_step(fp_sim_world *world);
 void fp_sim_drop_op_step(sim_op *op);
 /* Takes the operation from its connection. */
 void fp_sim_let_go(sim_op *op);
-void fp_sim_trace(fp_sim_world *world, uint64_t a, uint64_t b);
 /* Doubles an array whose elements are `size` bytes. */
 void *fp_sim_grow(void *old, size_t *room, size_t size);
 void fp_sim_give(sim_poller *poller, const fp_net_event *event, void *message);
@@ -116,6 +113,6 @@ bool fp_sim_is_cut(const fp_sim_world *world, const char *a, const char *b);
 /* The earliest step; there is one. */
 void fp_sim_run_step(fp_sim_world *world);
 /* Lets the nodes other than the one that waits handle what they have been given. */
-void fp_sim_run_drivers(fp_sim_world *world, const sim_poller *waiting);
+void fp_sim_run_drivers(fp_sim_world *world, const fp_sim_source *waiting);
 
 #endif
