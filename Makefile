@@ -52,6 +52,8 @@ ALL_LDFLAGS := $(SANFLAGS) -pthread -Wl,--as-needed $(LDFLAGS)
 
 LIB_LIBS := -lrdmacm -libverbs -lnuma -lisal
 LIBS := $(LIB_LIBS) -ljansson
+# Not of the library, which has no disk.
+DISK_LIBS := -luring
 # Only programs link an allocator; sanitizers bring their own.
 ifeq ($(SAN),)
 MALLOC_LIBS := -Wl,--push-state,--no-as-needed -ljemalloc -Wl,--pop-state
@@ -64,6 +66,7 @@ objects = $(patsubst %.c,$(B)/obj/%.o,$(1))
 
 COMMON_SRC := $(call sources,common) $(call sources,common/net)
 LIB_SRC := $(COMMON_SRC) $(call sources,compute)
+DISK_SRC := $(call sources,common/disk)
 MEMNODE_SRC := $(filter-out memnode/main.c,$(call sources,memnode))
 MEMNODE_MAIN := $(wildcard memnode/main.c)
 CLI_SRC := $(call sources,compute/cli)
@@ -74,12 +77,13 @@ TEST_LIB_SRC := $(call sources,tests/lib)
 SUITES := unit conformance concurrency model fuzz integration crash
 # tests/rxe/*.c are no tests of their own: the scripts beside them run them in the VM.
 TEST_SRC := $(foreach suite,$(SUITES) rxe,$(call sources,tests/$(suite)))
-ALL_SRC := $(LIB_SRC) $(MEMNODE_SRC) $(MEMNODE_MAIN) $(CLI_SRC) $(BENCH_LIB_SRC) $(BENCH_SRC) \
+ALL_SRC := $(LIB_SRC) $(DISK_SRC) $(MEMNODE_SRC) $(MEMNODE_MAIN) $(CLI_SRC) $(BENCH_LIB_SRC) $(BENCH_SRC) \
 	$(TEST_LIB_SRC) $(TEST_SRC)
-HEADERS := $(wildcard include/*.h common/*.h common/net/*.h compute/*.h compute/cli/*.h \
+HEADERS := $(wildcard include/*.h common/*.h common/net/*.h common/disk/*.h compute/*.h compute/cli/*.h \
 	memnode/*.h bench/lib/*.h tests/lib/*.h tests/*/*.h)
 
 INTERNAL := $(B)/libfarpool-internal.a
+LIBDISK := $(B)/libdisk.a
 LIBMEMNODE := $(B)/libmemnode.a
 LIBCLI := $(B)/libcli.a
 LIBTEST := $(B)/libtest.a
@@ -145,6 +149,7 @@ $(1): $(call objects,$(2)) $(1).list
 	$$(call Q,AR  )$$(AR) rcs $$@ $(call objects,$(2))
 endef
 $(eval $(call archive,$(INTERNAL),$(LIB_SRC)))
+$(eval $(call archive,$(LIBDISK),$(DISK_SRC)))
 $(eval $(call archive,$(LIBMEMNODE),$(MEMNODE_SRC)))
 $(eval $(call archive,$(LIBCLI),$(CLI_LIB_SRC)))
 $(eval $(call archive,$(LIBTEST),$(TEST_LIB_SRC)))
@@ -175,8 +180,8 @@ $(B)/farpool-memnode: $(call objects,$(MEMNODE_MAIN)) $(LIBMEMNODE) $(INTERNAL)
 	$(LINK) $(LIBS) $(MALLOC_LIBS)
 $(B)/farpool: $(call objects,$(CLI_SRC)) $(INTERNAL)
 	$(LINK) $(LIBS) $(MALLOC_LIBS) -lm
-$(B)/tests/%: $(B)/obj/tests/%.o $(LIBTEST) $(LIBCLI) $(LIBMEMNODE) $(INTERNAL)
-	$(LINK) -lcmocka $(LIBS) -lm
+$(B)/tests/%: $(B)/obj/tests/%.o $(LIBTEST) $(LIBCLI) $(LIBMEMNODE) $(LIBDISK) $(INTERNAL)
+	$(LINK) -lcmocka $(LIBS) $(DISK_LIBS) -lm
 $(B)/bench/%: $(B)/obj/bench/%.o $(LIBBENCH) $(LIBMEMNODE) $(INTERNAL)
 	$(LINK) -llmdb $(LIBS) -lm
 

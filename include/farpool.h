@@ -55,7 +55,8 @@ extern "C" {
     X(E_CLOSED, -16, "the connection is closed")                                                   \
     X(E_BUSY, -17, "in use")                                                                       \
     X(E_UNSUPPORTED, -18, "not supported on this machine or by this build")                        \
-    X(E_TOO_BIG, -19, "too large")
+    X(E_TOO_BIG, -19, "too large")                                                                 \
+    X(E_IO, -20, "a device failed")
 
 enum farpool_error {
 #define FARPOOL_ERROR_ENUM(name, value, text) FARPOOL_##name = value,
