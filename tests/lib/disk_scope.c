@@ -73,6 +73,7 @@ int disk_for_each(int (*group)(const char *name))
     const char *seed = getenv("SEED");
     fp_sim_config config = {.late = true};
     test_must(fp_sim_world_open(seed ? strtoull(seed, NULL, 10) : 1, &config, &world), "world");
+    snprintf(base, sizeof base, "simulated");
     int failed = group("sim");
     if (!failed) /* a test that has failed leaves its disk open */
         fp_sim_world_close(world);
