@@ -168,6 +168,13 @@ static void drop_file(fp_disk_file *file)
 
 /* ---- requests -------------------------------------------------------------------------------- */
 
+static bool is_of_a_file(enum fp_disk_kind kind)
+{
+    return kind == FP_DISK_CLOSE || kind == FP_DISK_READ || kind == FP_DISK_WRITE ||
+           kind == FP_DISK_ALLOCATE || kind == FP_DISK_TRUNCATE || kind == FP_DISK_SIZE ||
+           kind == FP_DISK_SYNC;
+}
+
 static bool name_is_valid(const char *name)
 {
     size_t len = strnlen(name, FP_DISK_NAME_MAX + 1);
@@ -204,7 +211,7 @@ static int check(const fp_disk *disk, const fp_disk_req *req)
     default:
         break;
     }
-    FP_ASSERT(req->file && req->file->disk == disk);
+    FP_ASSERT(req->file && req->file->disk == disk && !req->file->closing);
     FP_ASSERT(req->kind != FP_DISK_CLOSE || !req->file->in_flight);
     FP_ASSERT(req->file->mode != FP_DISK_READ_ONLY ||
               (req->kind != FP_DISK_WRITE && req->kind != FP_DISK_ALLOCATE &&
@@ -225,7 +232,7 @@ static void push(fp_disk *disk, fp_disk_req *req)
 
 void fp_disk_submit(fp_disk *disk, fp_disk_req *req)
 {
-    if (req->kind == FP_DISK_OPEN || req->kind == FP_DISK_LIST)
+    if (!is_of_a_file(req->kind)) /* it may be left from an earlier use of the request */
         req->file = NULL;
     int status = check(disk, req);
     memset(&req->own, 0, sizeof req->own);
@@ -234,8 +241,10 @@ void fp_disk_submit(fp_disk *disk, fp_disk_req *req)
     req->status = 0;
     req->sys_errno = 0;
     disk->in_flight++;
-    if (req->file)
+    if (req->file) {
         req->file->in_flight++;
+        req->file->closing = req->kind == FP_DISK_CLOSE;
+    }
     if (!status && disk->closing)
         status = FARPOOL_E_CLOSED;
     if (!status) {

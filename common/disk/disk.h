@@ -147,6 +147,7 @@ struct fp_disk_file {
     struct fp_disk_file *next;
     enum fp_disk_mode mode;
     size_t in_flight;
+    bool closing;
     char name[FP_DISK_NAME_MAX + 1];
 };
 

@@ -78,7 +78,9 @@ static sim_inode *inode_of(const fp_disk_req *req) { return ((sim_file *)req->fi
 /* What the request does to the medium. torn: in a crash, a part of it. 0 or an errno. */
 static int change(fp_disk_medium *medium, const fp_disk_req *req, bool torn)
 {
-    sim_inode *found = req->name ? sim_find(medium, req->name) : NULL;
+    bool named =
+        req->kind == FP_DISK_OPEN || req->kind == FP_DISK_RENAME || req->kind == FP_DISK_UNLINK;
+    sim_inode *found = named ? sim_find(medium, req->name) : NULL;
     switch (req->kind) {
     case FP_DISK_OPEN:
         if (req->mode != FP_DISK_CREATE)

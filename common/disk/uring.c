@@ -118,29 +118,53 @@ static void prepare(uring_disk *disk, uring_slot *slot)
 
 /* ---- what io_uring has no operation for: D10 -------------------------------------------------- */
 
-static int no_dots(const struct dirent *entry)
+/* The directory's names, each to be freed as well as the list. 0 or an errno. */
+static int collect_names(DIR *dir, char ***names, size_t *count)
 {
-    return strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0;
+    size_t room = 0;
+    const struct dirent *entry;
+    for (;;) {
+        errno = 0;
+        entry = readdir(dir);
+        if (!entry)
+            return errno;
+        if (!strcmp(entry->d_name, ".") || !strcmp(entry->d_name, ".."))
+            continue;
+        if (*count == FP_DISK_LIST_MAX)
+            return E2BIG;
+        if (*count == room) {
+            room = room ? 2 * room : 64;
+            char **grown = realloc(*names, room * sizeof *grown);
+            if (!grown)
+                return ENOMEM;
+            *names = grown;
+        }
+        (*names)[*count] = strdup(entry->d_name);
+        if (!(*names)[*count])
+            return ENOMEM;
+        ++*count;
+    }
 }
 
 static int list_names(const uring_disk *disk, fp_disk_req *req)
 {
-    struct dirent **entries;
-    int count = scandirat(disk->dir, ".", &entries, no_dots, NULL);
-    if (count < 0)
+    char **names = NULL;
+    size_t count = 0;
+    int fd = openat(disk->dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0)
         return errno;
-    int error = count > FP_DISK_LIST_MAX ? E2BIG : 0;
-    const char **names = malloc(((size_t)count + 1) * sizeof *names);
-    if (!names)
-        error = ENOMEM;
-    for (int i = 0; i < count && names; i++)
-        names[i] = entries[i]->d_name;
+    DIR *dir = fdopendir(fd);
+    if (!dir) {
+        close(fd);
+        return ENOMEM;
+    }
+    int error = collect_names(dir, &names, &count);
     if (!error)
-        error = fp_disk_put_names(req, names, (size_t)count);
+        error = fp_disk_put_names(req, (const char **)names, count);
+    for (size_t i = 0; i < count; i++)
+        free(names[i]);
     free(names);
-    for (int i = 0; i < count; i++)
-        free(entries[i]);
-    free(entries);
+    closedir(dir);
     return error;
 }
 

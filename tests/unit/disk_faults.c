@@ -20,7 +20,7 @@ typedef struct volume {
     fp_disk_file *file;
     uint8_t *memory;
     fp_disk_req reqs[COUNT];
-    unsigned order[COUNT], done, failed;
+    unsigned order[COUNT + 1], done, failed;
 } volume;
 
 static void open_volume(volume *v, uint64_t seed, const fp_disk_sim_config *config)
