@@ -238,8 +238,8 @@ static int sim_poll(fp_disk *base, int timeout_ms)
 static void sim_drain(fp_disk *base)
 {
     sim_disk *disk = (sim_disk *)base;
-    while (disk->ops) {
-        sim_op *op = disk->ops;
+    for (sim_op *op = disk->ops, *next; op; op = next) {
+        next = op->next;
         fp_sim_forget(disk->world, op);
         if (disk->medium && op->req->kind == FP_DISK_SYNC)
             inode_of(op->req)->syncs--;
