@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The simulated disk's requests: each is one step of the world, a drawn time after its submission. It takes effect
- * there, all at once; only a crash or an injected failure finds WRITEs half done. */
+ * there, all at once; only a READ of the same file, a crash or an injected failure finds WRITEs half done. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +17,7 @@ typedef struct sim_op {
     struct sim_disk *disk;
     fp_disk_req *req;
     uint64_t covered; /* SYNC, SYNC_DIR: changes up to this one */
+    bool begun;       /* WRITE: a part of it has been seen */
     struct sim_op *next;
 } sim_op;
 
@@ -123,6 +124,19 @@ static int list(const fp_disk_medium *medium, fp_disk_req *req)
     return error;
 }
 
+/* D2: a READ sees parts of WRITEs to its file that are under way. */
+static void tear_writes(const sim_disk *disk, const sim_inode *inode)
+{
+    for (sim_op *op = disk->ops; op; op = op->next) {
+        if (op->req->kind != FP_DISK_WRITE || inode_of(op->req) != inode ||
+            fp_sim_draw(disk->world) % 2)
+            continue;
+        op->begun = true;
+        /* That the medium is full is found out again when the WRITE's time has come. */
+        (void)sim_write(disk->medium, inode_of(op->req), op->req, true);
+    }
+}
+
 /* What the request brings back, and what it makes durable. */
 static int answer(fp_disk_medium *medium, const sim_op *op)
 {
@@ -136,6 +150,7 @@ static int answer(fp_disk_medium *medium, const sim_op *op)
         req->file = &file->base;
         return 0;
     case FP_DISK_READ:
+        tear_writes(op->disk, inode_of(req));
         return sim_read(inode_of(req), req);
     case FP_DISK_SIZE:
         req->size = inode_of(req)->size;
@@ -234,16 +249,22 @@ static int sim_poll(fp_disk *base, int timeout_ms)
     return 0;
 }
 
-/* Nothing here takes effect before its time, so what has not come back has not begun. */
+/* D11: the seed draws which requests have begun. Those of a dead node end without it. */
 static void sim_drain(fp_disk *base)
 {
     sim_disk *disk = (sim_disk *)base;
     for (sim_op *op = disk->ops, *next; op; op = next) {
         next = op->next;
         fp_sim_forget(disk->world, op);
-        if (disk->medium && op->req->kind == FP_DISK_SYNC)
-            inode_of(op->req)->syncs--;
-        finish(op, ECANCELED);
+        if (!disk->medium) {
+            finish(op, ECANCELED);
+        } else if (op->begun || fp_sim_draw(disk->world) % 2) {
+            step(op);
+        } else {
+            if (op->req->kind == FP_DISK_SYNC)
+                inode_of(op->req)->syncs--;
+            finish(op, ECANCELED);
+        }
     }
 }
 

@@ -30,8 +30,8 @@ void fp_disk_medium_close(fp_disk_medium *medium);
 void fp_disk_sim_set_driver(fp_disk *disk, void (*driver)(void *arg), void *arg);
 
 /* The power fails: what was not durable is kept or lost, each sector, size and directory operation on its own. The
- * disk open on the medium is dead: it calls no done() until fp_disk_close does. May be called from fp_sim_at; goes
- * with fp_sim_crash, which ends the node's connections. */
+ * disk open on the medium is dead: it calls no done() until fp_disk_close does, for what was under way with E_CLOSED,
+ * whatever became of it. May be called from fp_sim_at; goes with fp_sim_crash, which ends the node's connections. */
 void fp_disk_sim_crash(fp_disk_medium *medium);
 
 /* ---- faults ---------------------------------------------------------------------------------- */

@@ -193,6 +193,41 @@ static void a_failed_write_is_torn(void **state)
     free(new);
 }
 
+/* D2 */
+static void a_read_sees_parts_of_a_write_under_way(void **state)
+{
+    (void)state;
+    uint8_t *read = disk_buffer(BLOCK, 0), *new = disk_buffer(BLOCK, 2);
+    unsigned old = 0, torn = 0, whole = 0;
+    for (uint64_t seed = 1; seed <= 50; seed++) {
+        volume v;
+        open_volume(&v, seed, NULL);
+        assert_int_equal(disk_write(v.disk, v.file, 0, v.memory, BLOCK), 0);
+        for (int i = 0; i < 2; i++) {
+            v.reqs[i] = (fp_disk_req){.kind = i ? FP_DISK_READ : FP_DISK_WRITE,
+                                      .file = v.file,
+                                      .buffer = i ? read : new,
+                                      .len = BLOCK,
+                                      .done = note,
+                                      .user = &v};
+            fp_disk_submit(v.disk, &v.reqs[i]);
+        }
+        disk_wait(v.disk, &v.done, 2);
+        unsigned twos = 0;
+        for (size_t at = 0; at < BLOCK; at += 512)
+            twos += read[at] == 2;
+        old += !twos;
+        torn += twos && twos < BLOCK / 512;
+        whole += twos == BLOCK / 512;
+        assert_int_equal(disk_read(v.disk, v.file, 0, read, BLOCK), 0);
+        assert_memory_equal(read, new, BLOCK);
+        close_volume(&v);
+    }
+    assert_true(old && torn && whole);
+    free(read);
+    free(new);
+}
+
 static void rot_is_there_before_and_after_a_crash(void **state)
 {
     (void)state;
@@ -279,6 +314,7 @@ int main(void)
         cmocka_unit_test(some_are_slow_or_fail),
         cmocka_unit_test(each_kind_fails_when_told_to),
         cmocka_unit_test(a_failed_write_is_torn),
+        cmocka_unit_test(a_read_sees_parts_of_a_write_under_way),
         cmocka_unit_test(rot_is_there_before_and_after_a_crash),
         cmocka_unit_test(a_node_without_power_learns_nothing),
         cmocka_unit_test(completions_wake_the_node),
