@@ -170,10 +170,16 @@ int main(int argc, char **argv)
     unsigned count = (unsigned)(GROUP_COMMITS * options.scale) + COMMITTERS;
     bench_progress("%u commits by one, then by %d threads", count, COMMITTERS);
     double one = commits_per_second(1, count);
+    uint64_t frames = atomic_load(&partition->redo->frames);
+    uint64_t batches = atomic_load(&partition->redo->batches);
     double all = commits_per_second(COMMITTERS, count);
+    frames = atomic_load(&partition->redo->frames) - frames;
+    batches = atomic_load(&partition->redo->batches) - batches;
     bench_add("1/s", one, "%s.commits_1", options.transport);
     bench_add("1/s", all, "%s.commits_32", options.transport);
     bench_add("ratio", all / one, "commit.group32_ratio");
+    bench_add("commits", (double)frames * RINGS / (double)batches, "%s.commits_per_batch_32",
+              options.transport);
     bench_print(&options, "commit");
     bench_check(farpool_partition_close(partition), "closing the partition");
     bench_check(farpool_pool_close(pool), "closing the pool");

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "compute/redo_log.h"
 
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,6 +11,9 @@
 #include "compute/redo_recover.h"
 #include "compute/remote.h"
 #include "compute/thread.h"
+
+/* The flusher leaves the processor to others between its first looks, who append meanwhile; then it sleeps. */
+enum { LOOKS = 500 };
 
 /* ---- appending ------------------------------------------------------------------------------- */
 
@@ -95,7 +99,7 @@ static bool is_durable(const fp_redo_log *log, uint64_t lsn)
 /* By the flusher, without the lock. */
 static int write_until(fp_redo_log *log, uint64_t lsn)
 {
-    while (!is_durable(log, lsn)) {
+    for (unsigned looks = 0; !is_durable(log, lsn);) {
         fp_rings_post(log);
         if (fp_rings_alive(log) < log->quorum) {
             char last[128];
@@ -104,9 +108,10 @@ static int write_until(fp_redo_log *log, uint64_t lsn)
                             "%u of %u log rings are left, %u are needed; the last that failed: %s",
                             fp_rings_alive(log), log->ring_count, log->quorum, last);
         }
-        fp_rings_poll(log, 100);
+        fp_rings_poll(log, looks < LOOKS ? 0 : 100);
+        if (looks++ < LOOKS && !is_durable(log, lsn))
+            sched_yield();
     }
-    fp_rings_post(log);
     return 0;
 }
 

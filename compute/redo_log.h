@@ -7,8 +7,7 @@
  * while holding the pages' latches has each page's changes in the log in their order. Flush is group
  * commit (DeWitt et al., SIGMOD 1984): one committer is the flusher and writes all that was appended
  * until then, also for those who wait meanwhile; when it is done, the next of them is. No thread is
- * needed, and a lone committer waits for nobody but the rings. Before the flusher leaves it starts the
- * next batch, so that the rings are not idle while the next flusher wakes up.
+ * needed, and a lone committer waits for nobody but the rings.
  *
  * Each ring gets one batch at a time and the next one when that is acknowledged: a slow ring gets larger
  * batches and keeps nobody up, as long as the others are a quorum. A ring that fails is lost until the

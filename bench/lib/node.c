@@ -37,8 +37,10 @@ void bench_node_start(bench_node *node, const char *transport, uint64_t bytes)
 {
     char listen[256];
     int fds[2];
+    static unsigned started;
     if (!strcmp(transport, "shm"))
-        snprintf(listen, sizeof listen, "shm:///tmp/farpool-bench-%d.sock", (int)getpid());
+        snprintf(listen, sizeof listen, "shm:///tmp/farpool-bench-%d-%u.sock", (int)getpid(),
+                 ++started);
     else /* verbs: the address that scripts/rxe-vm gives its RDMA device, unless told otherwise */
         snprintf(listen, sizeof listen, "%s://%s:0", transport,
                  getenv("FARPOOL_BENCH_HOST")      ? getenv("FARPOOL_BENCH_HOST")
