@@ -7,6 +7,7 @@ export FARPOOL_TEST_URI=verbs://10.77.0.1:0
 exec scripts/rxe-vm -t 400 -- bash -c '
 failed=0
 for test in "$@"; do
+    [[ $test == */disk* ]] && continue # the other contract, which needs no network
     echo "== $test"
     timeout 120 "$test"
     rc=$?
