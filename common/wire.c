@@ -10,6 +10,7 @@
 #include <stdbool.h>
 #include <string.h>
 
+#include "common/crc.h"
 #include "common/error.h"
 
 enum { MAGIC = 0x31775046 /* "FPw1" */, HEADER_BYTES = 16 };
@@ -205,4 +206,10 @@ int fp_wire_decode(const void *buffer, size_t len, fp_msg *msg)
                         "%u bytes",
                         type, words[2]);
     return 0;
+}
+
+uint32_t fp_slot_entry_crc(const fp_slot_entry *entry)
+{
+    uint32_t crc = fp_crc32c(0, entry, offsetof(fp_slot_entry, crc));
+    return crc ? crc : 1;
 }

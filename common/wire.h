@@ -47,7 +47,7 @@ typedef struct fp_msg {
     uint64_t bytes;
     uint64_t boot_id; /* random, new at each start of a memory node */
     uint32_t total, first, count;
-    uint64_t extent_bytes; /* a power of two of slots: fp_slot_bytes(0) << n */
+    uint64_t extent_bytes; /* FP_EXTENT_UNIT_BYTES << n */
     fp_rkey extents[FP_WIRE_EXTENTS_MAX];
     struct { /* USAGE_OK */
         uint64_t bytes_total, bytes_granted;
@@ -66,11 +66,18 @@ int fp_wire_decode(const void *buffer, size_t len, fp_msg *msg) FARPOOL_MUST_CHE
 
 /* ---- slots ----------------------------------------------------------------------------------- */
 /*
- * A slab is a list of extents, an extent is 2^n slot units of FP_SLOT_UNIT_BYTES. A page of 2^k units
- * rests in 2^k consecutive slot units, its header first, the page right behind it. Slot number =
- * extent * (slot units per extent) + unit.
+ * A slab is a list of extents, an extent is 2^n slot units of FP_SLOT_UNIT_BYTES and behind them its
+ * directory, an entry of FP_SLOT_ENTRY_BYTES for each unit. A page of 2^k units rests in 2^k consecutive
+ * slot units, its header first, the page right behind it; the directory's entry of the first of them says
+ * so again. Slot number = extent * (slot units per extent) + unit.
  */
-enum { FP_SLOT_HEADER_BYTES = 64, FP_SLOT_UNIT_BYTES = 4096 + FP_SLOT_HEADER_BYTES };
+enum {
+    FP_SLOT_HEADER_BYTES = 64,
+    FP_SLOT_UNIT_BYTES = 4096 + FP_SLOT_HEADER_BYTES,
+    FP_SLOT_ENTRY_BYTES = 32,
+    FP_EXTENT_UNIT_BYTES =
+        FP_SLOT_UNIT_BYTES + FP_SLOT_ENTRY_BYTES, /* an extent's, for each unit */
+};
 
 #define FP_SLOT_MAGIC 0x746f6c5370466631ull /* "1ffpSlot" */
 
@@ -88,5 +95,19 @@ typedef struct fp_slot_header {
 } fp_slot_header;
 
 _Static_assert(sizeof(fp_slot_header) == FP_SLOT_HEADER_BYTES, "slot header");
+
+/* What a directory says of a slot: written before the slot is, so that no page is there of which the
+ * directory does not know. The slot may have an older version of the page, or a torn one. Little-endian. */
+typedef struct fp_slot_entry {
+    uint64_t page; /* pid | order << 48 */
+    uint64_t epoch;
+    uint64_t lsn;
+    uint32_t page_crc;
+    uint32_t crc; /* of the bytes before, and never 0 */
+} fp_slot_entry;
+
+uint32_t fp_slot_entry_crc(const fp_slot_entry *entry);
+
+_Static_assert(sizeof(fp_slot_entry) == FP_SLOT_ENTRY_BYTES, "slot entry");
 
 #endif

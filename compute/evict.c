@@ -27,7 +27,6 @@
 enum {
     STRETCH = 64,      /* frames looked at in one go */
     PATIENCE = 16,     /* stretches before unmarked pages are taken too */
-    WRITES_MAX = 24,   /* dirty pages written at once; below FP_IO_MAX - FP_PREFETCH_MAX */
     GIVE_UP_LAPS = 64, /* of the whole pool without one page that can leave */
     TRANSIT_MS = 5000, /* after that, while there are frames in transit, but none for us */
 };
@@ -120,9 +119,9 @@ static fp_io *start_write(fp_thread *thread, const candidate *page, int *error)
 static void write_back(fp_thread *thread, const candidate *pages, unsigned count, int *error)
 {
     farpool_pool *pool = thread->pool;
-    fp_io *ios[WRITES_MAX];
+    fp_io *ios[FP_WRITES_MAX];
     unsigned n = 0;
-    for (unsigned i = 0; i < count && n < WRITES_MAX; i++) {
+    for (unsigned i = 0; i < count && n < FP_WRITES_MAX; i++) {
         if (!latch_shared(pages[i].entry))
             continue;
         ios[n] = start_write(thread, &pages[i], error);

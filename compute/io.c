@@ -47,7 +47,7 @@ fp_io *fp_io_take(fp_thread *thread, enum fp_io_kind kind, farpool_partition *pa
     }
     fp_io *io = thread->free_ios[--thread->free_io_count];
     io->kind = kind;
-    io->done = false;
+    io->done = io->with_header = false;
     io->status = 0;
     io->order = order;
     io->frame = frame;

@@ -94,8 +94,8 @@ static int check_options(const farpool_partition_options *options)
 
 static int check_share(farpool_partition *partition, const share *from, const char *uri)
 {
-    uint64_t units = from->extent_bytes / FP_SLOT_UNIT_BYTES;
-    if (!units || (units & (units - 1)) || from->extent_bytes % FP_SLOT_UNIT_BYTES)
+    uint64_t units = from->extent_bytes / FP_EXTENT_UNIT_BYTES;
+    if (!units || (units & (units - 1)) || from->extent_bytes % FP_EXTENT_UNIT_BYTES)
         return fp_error(FARPOOL_E_PROTO,
                         "memory node %s: extents of %llu bytes are no power "
                         "of two of slots",
@@ -134,14 +134,15 @@ static int grant_shares(fp_thread *thread, farpool_partition *partition,
 /* Cuts the shares into extents of 2^extent_shift slots and deals them out node by node. */
 static int deal_extents(farpool_partition *partition, const share *shares)
 {
-    uint64_t piece = (uint64_t)FP_SLOT_UNIT_BYTES << partition->extent_shift;
-    uint64_t total = 0, most = 0;
+    unsigned shift = partition->extent_shift;
+    uint64_t per_extent[NODES_MAX], total = 0, most = 0;
     for (unsigned i = 0; i < partition->node_count; i++) {
-        uint64_t pieces = shares[i].count * (shares[i].extent_bytes / piece);
+        per_extent[i] = (shares[i].extent_bytes / FP_EXTENT_UNIT_BYTES) >> shift;
+        uint64_t pieces = shares[i].count * per_extent[i];
         total += pieces;
         most = pieces > most ? pieces : most;
     }
-    if (total << partition->extent_shift > UINT32_MAX)
+    if (total << shift > UINT32_MAX)
         return fp_error(FARPOOL_E_TOO_BIG, "partition %llu: more than 2^32 slots",
                         (unsigned long long)partition->id);
     partition->extents = calloc(total, sizeof *partition->extents);
@@ -150,18 +151,20 @@ static int deal_extents(farpool_partition *partition, const share *shares)
                         (unsigned long long)partition->id);
     for (uint64_t p = 0; p < most; p++) {
         for (unsigned i = 0; i < partition->node_count; i++) {
-            uint64_t per_extent = shares[i].extent_bytes / piece;
-            if (p >= shares[i].count * per_extent)
+            if (p >= shares[i].count * per_extent[i])
                 continue;
-            const fp_rkey *extent = &shares[i].extents[p / per_extent];
+            const fp_rkey *extent = &shares[i].extents[p / per_extent[i]];
+            uint64_t unit = p % per_extent[i] << shift;
+            uint64_t entries = extent->addr + (per_extent[i] << shift) * FP_SLOT_UNIT_BYTES;
             partition->extents[partition->extent_count++] = (fp_extent){
                 .key = extent->key,
-                .addr = extent->addr + p % per_extent * piece,
+                .addr = extent->addr + unit * FP_SLOT_UNIT_BYTES,
+                .entries_addr = entries + unit * FP_SLOT_ENTRY_BYTES,
                 .node = partition->nodes[i],
             };
         }
     }
-    return fp_units_open(&partition->slots, total << partition->extent_shift);
+    return fp_units_open(&partition->slots, total << shift);
 }
 
 static void release_shares(fp_thread *thread, farpool_partition *partition, int *rc)

@@ -20,7 +20,8 @@ enum {
     FP_NODES_MAX = 32, /* memory nodes of one pool */
     FP_TRANSPORTS_MAX = 4,
     FP_IO_MAX = FP_NET_DEPTH_MAX, /* transfers in flight per thread */
-    FP_PREFETCH_MAX = 96, /* of them for prefetching; the rest is for faults and write-back */
+    FP_WRITES_MAX = 24,           /* of them for write-back, each with an entry of the directory */
+    FP_PREFETCH_MAX = FP_IO_MAX - 2 * FP_WRITES_MAX - 1, /* for prefetching; one is for a fault */
     FP_BATCH_MAX = 512,
 };
 
@@ -40,7 +41,8 @@ typedef struct fp_node {
 
 typedef struct fp_extent {
     uint64_t key, addr;
-    unsigned node; /* index in pool.nodes */
+    uint64_t entries_addr; /* of its part of the directory */
+    unsigned node;         /* index in pool.nodes */
 } fp_extent;
 
 /* Immutable after open, but for what its own fields guard. */
@@ -73,6 +75,7 @@ enum fp_io_kind { FP_IO_FAULT, FP_IO_PREFETCH, FP_IO_WRITE, FP_IO_RING };
 typedef struct fp_io {
     enum fp_io_kind kind;
     bool done;
+    bool with_header; /* FP_IO_FAULT: the slot's header is read as well */
     int status;
     unsigned order;
     uint32_t frame;

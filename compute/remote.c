@@ -93,11 +93,13 @@ void fp_remote_fini(farpool_pool *pool)
 
 /* ---- completions ----------------------------------------------------------------------------- */
 
-static void complete(fp_thread *thread, fp_io *io, int status)
+static int node_error(int rc) { return rc == FARPOOL_E_CLOSED ? FARPOOL_E_NODE : rc; }
+
+void fp_remote_complete(fp_thread *thread, fp_io *io, int status)
 {
     FP_ASSERT(!io->done);
     io->done = true;
-    io->status = status;
+    io->status = node_error(status);
     io->next = thread->completed;
     thread->completed = io;
 }
@@ -135,7 +137,7 @@ static void take_event(fp_thread *thread, const fp_net_event *event)
         if (event->status && io->kind != FP_IO_PREFETCH) /* whose errors nobody is told */
             fp_error(event->status, "memory node %s: %s", fp_net_conn_peer(event->conn),
                      fp_net_conn_reason(event->conn));
-        complete(thread, io, event->status == FARPOOL_E_CLOSED ? FARPOOL_E_NODE : event->status);
+        fp_remote_complete(thread, io, event->status);
         break;
     case FP_NET_RECV:
         take_reply(thread, event);
@@ -175,9 +177,7 @@ void fp_remote_poll(fp_thread *thread, int timeout_ms)
 
 /* ---- requests -------------------------------------------------------------------------------- */
 
-/* Posts. E_CLOSED: nothing was posted, for the connection had broken meanwhile. That has been taken in now, so the
- * caller may connect and try once more: whoever was idle needs not suffer from it. */
-static int post(fp_thread *thread, unsigned node, const fp_net_op *ops, size_t count)
+int fp_remote_send(fp_thread *thread, unsigned node, const fp_net_op *ops, size_t count)
 {
     if (thread->conns[node]) {
         int rc = fp_net_post(thread->conns[node], ops, count);
@@ -202,7 +202,7 @@ static int request(fp_thread *thread, unsigned node, unsigned timeout_ms, fp_msg
     fp_net_op op = {.kind = FP_NET_SEND, .sge_count = 1};
     op.sge[0] =
         (fp_sge){.addr = buffer, .len = (uint32_t)fp_wire_encode(msg, buffer, sizeof buffer)};
-    int rc = post(thread, node, &op, 1);
+    int rc = fp_remote_send(thread, node, &op, 1);
     if (rc)
         return rc;
     uint64_t deadline = fp_net_now_ns(net) + timeout_ms * 1000000ull;
@@ -337,8 +337,6 @@ static int attach(fp_thread *thread, farpool_partition *partition, unsigned node
     return walk_extents(thread, partition, node, msg, extents);
 }
 
-static int node_error(int rc) { return rc == FARPOOL_E_CLOSED ? FARPOOL_E_NODE : rc; }
-
 int fp_remote_grant(fp_thread *thread, farpool_partition *partition, unsigned node, uint64_t bytes,
                     fp_rkey **extents, uint32_t *count, uint64_t *extent_bytes)
 {
@@ -379,10 +377,7 @@ int fp_remote_release(fp_thread *thread, farpool_partition *partition, unsigned 
     return node_error(rc);
 }
 
-/* ---- transfers ------------------------------------------------------------------------------- */
-
-/* The connection to a node on which the partition's slab may be used. */
-static int ready_conn(fp_thread *thread, farpool_partition *partition, unsigned node)
+int fp_remote_ready(fp_thread *thread, farpool_partition *partition, unsigned node)
 {
     if (__builtin_expect(thread->attached[partition->index].serial == partition->serial &&
                              (thread->attached[partition->index].nodes >> node & 1),
@@ -398,60 +393,4 @@ static int ready_conn(fp_thread *thread, farpool_partition *partition, unsigned 
                       "memory node %s: partition %llu was taken over and has been released since",
                       thread->pool->nodes[node].uri, (unsigned long long)partition->id);
     return rc;
-}
-
-static const fp_extent *extent_of(const fp_io *io, uint32_t *slot)
-{
-    farpool_partition *partition = io->partition;
-    *slot = atomic_load_explicit(&partition->entries[io->pid].slot, memory_order_relaxed);
-    return &partition->extents[*slot >> partition->extent_shift];
-}
-
-static void make_op(const fp_io *io, const fp_extent *extent, uint32_t slot,
-                    const fp_transport *transport, fp_net_op *op)
-{
-    uint64_t unit = slot & ((1u << io->partition->extent_shift) - 1);
-    op->kind = io->kind == FP_IO_WRITE ? FP_NET_WRITE : FP_NET_READ;
-    op->flags = 0;
-    op->cookie = (uintptr_t)io;
-    op->remote_key = extent->key;
-    op->remote_addr = extent->addr + unit * FP_SLOT_UNIT_BYTES;
-    op->imm = 0;
-    op->sge_count = 0;
-    if (io->kind == FP_IO_WRITE)
-        op->sge[op->sge_count++] = (fp_sge){io->header, FP_SLOT_HEADER_BYTES, transport->header_mr};
-    else /* W7: the owner needs no header, and without it a page is one packet of 4096 bytes */
-        op->remote_addr += FP_SLOT_HEADER_BYTES;
-    op->sge[op->sge_count++] =
-        (fp_sge){io->page, FARPOOL_UNIT_BYTES << io->order, transport->xfer_mr};
-}
-
-void fp_remote_post(fp_thread *thread, fp_io *const *ios, size_t count)
-{
-    fp_net_op ops[FP_IO_MAX];
-    size_t i = 0;
-    while (i < count) {
-        uint32_t slot;
-        const fp_extent *extent = extent_of(ios[i], &slot);
-        unsigned node = extent->node;
-        const fp_transport *transport =
-            &thread->pool->transports[thread->pool->nodes[node].transport];
-        farpool_partition *partition = ios[i]->partition;
-        size_t n = 0;
-        do {
-            make_op(ios[i + n], extent, slot, transport, &ops[n]);
-            n++;
-            if (i + n < count)
-                extent = extent_of(ios[i + n], &slot);
-        } while (i + n < count && extent->node == node && ios[i + n]->partition == partition);
-        int rc = FARPOOL_E_CLOSED;
-        for (int tries = 0; rc == FARPOOL_E_CLOSED && tries < 2; tries++) {
-            rc = ready_conn(thread, partition, node);
-            if (!rc)
-                rc = post(thread, node, ops, n);
-        }
-        for (size_t k = 0; rc && k < n; k++)
-            complete(thread, ios[i + k], node_error(rc));
-        i += n;
-    }
 }

@@ -22,6 +22,17 @@ int fp_remote_grant(fp_thread *thread, farpool_partition *partition, unsigned no
 int fp_remote_release(fp_thread *thread, farpool_partition *partition,
                       unsigned node) FARPOOL_MUST_CHECK;
 
+/* The connection to a node, on which the partition's memory may be used. May block to connect. E_CLOSED:
+ * it broke meanwhile; once more may help. */
+int fp_remote_ready(fp_thread *thread, farpool_partition *partition,
+                    unsigned node) FARPOOL_MUST_CHECK;
+/* Posts. E_CLOSED: nothing was posted, for the connection had broken meanwhile. That has been taken in now, so the
+ * caller may connect and try once more: whoever was idle needs not suffer from it. */
+int fp_remote_send(fp_thread *thread, unsigned node, const fp_net_op *ops,
+                   size_t count) FARPOOL_MUST_CHECK;
+/* The transfer is over: it goes to thread->completed. */
+void fp_remote_complete(fp_thread *thread, fp_io *io, int status);
+
 /* Posts the transfers, neighbours on one connection together. Each of them ends up on
  * thread->completed, at once with an error if it can't be posted. May block to connect, when this
  * thread uses the node for the first time. */

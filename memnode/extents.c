@@ -16,7 +16,7 @@
 
 enum { PROGRESS_EVERY_NS = 1000000000 };
 
-static uint64_t order_bytes(int order) { return (uint64_t)FP_SLOT_UNIT_BYTES << order; }
+static uint64_t order_bytes(int order) { return (uint64_t)FP_EXTENT_UNIT_BYTES << order; }
 
 static int choose_order(uint64_t memory_bytes)
 {

@@ -23,7 +23,7 @@
 enum {
     FP_EXTENT_ORDER_MIN = FARPOOL_ORDER_MAX, /* log2 of slot units: the largest page must fit */
     FP_EXTENT_ORDER_MAX = 20,
-    FP_EXTENT_ORDER_DEFAULT = 15, /* 130 MiB, which is 65 huge pages exactly */
+    FP_EXTENT_ORDER_DEFAULT = 15, /* 131 MiB, half of the last huge page is not used */
     FP_EXTENT_SPREAD = 8,         /* a small node gets smaller extents, so that it has this many */
     FP_EXTENT_NETS_MAX = 4,
     FP_EXTENT_STEP_BYTES = 4 << 20, /* cleared in one step: about 1 ms */

@@ -104,8 +104,8 @@ static const fp_option table[] = {
      "memory to offer (64m, 1.5g, ...; rounded down to whole extents);\ndefault 1g", set_memory,
      false},
     {"extent-units", "N",
-     "slot units of 4160 bytes per extent, the unit of granting; a power of two\n"
-     "from 1024 to 1048576; default 32768 (130 MiB), less on small nodes",
+     "slot units of 4192 bytes per extent, the unit of granting; a power of two\n"
+     "from 1024 to 1048576; default 32768 (131 MiB), less on small nodes",
      set_extent_units, false},
     {"numa-node", "N", "take the memory from this NUMA node; default: anywhere", set_numa_node,
      false},

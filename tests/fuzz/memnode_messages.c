@@ -25,7 +25,7 @@ enum {
     MARK = 64,      /* bytes written and read by one-sided operations */
     CUT_OFF = 1,    /* of foretell: no answer, the connection ends */
 };
-#define EXTENT_BYTES ((uint64_t)FP_SLOT_UNIT_BYTES << FP_EXTENT_ORDER_MIN)
+#define EXTENT_BYTES ((uint64_t)FP_EXTENT_UNIT_BYTES << FP_EXTENT_ORDER_MIN)
 #define HONEST 0x686f6e657374ull /* the partition of the client that keeps to the rules */
 
 const unsigned fuzz_runs = 120;

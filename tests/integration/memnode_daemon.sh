@@ -94,7 +94,7 @@ start --config "$dir/good.conf" --listen "shm://$socket" --listen tcp://127.0.0.
 [[ $ready == *'"pid":'"$node"* ]] || fail "ready: $ready"
 [[ $ready == *"shm://$socket\",\"tcp://127.0.0.1:"[1-9]* ]] || fail "ready: $ready"
 [[ $ready != *.other* ]] || fail "ready: $ready"
-[[ $ready == *'"extents":7,"extent_bytes":4259840'* ]] || fail "ready: $ready"
+[[ $ready == *'"extents":7,"extent_bytes":4292608'* ]] || fail "ready: $ready"
 [ "$(cat "$dir/ready.json")" = "$ready" ] || fail "ready file: $(cat "$dir/ready.json")"
 
 # Taken addresses.
@@ -110,7 +110,7 @@ after=$(cpu_ticks "$node")
 
 kill -USR1 "$node"
 stop TERM
-grep -q 'usage: 0 bytes granted of 28.4 MiB to 0 partitions' "$dir/node.err" || fail "$(cat "$dir/node.err")"
+grep -q 'usage: 0 bytes granted of 28.7 MiB to 0 partitions' "$dir/node.err" || fail "$(cat "$dir/node.err")"
 grep -q 'ending on Terminated' "$dir/node.err" || fail "$(cat "$dir/node.err")"
 [ ! -e "$socket" ] || fail "$socket is left behind"
 [ ! -e "$dir/ready.json" ] || fail "the ready file is left behind"

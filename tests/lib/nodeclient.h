@@ -12,7 +12,7 @@
 #include "tests/lib/testnode.h"
 
 enum { NODE_EXTENTS = 8 };
-#define EXTENT_BYTES ((uint64_t)FP_SLOT_UNIT_BYTES << FP_EXTENT_ORDER_MIN)
+#define EXTENT_BYTES ((uint64_t)FP_EXTENT_UNIT_BYTES << FP_EXTENT_ORDER_MIN)
 #define NODE_BYTES (NODE_EXTENTS * EXTENT_BYTES + 4096) /* what is over is not used */
 
 /* A client connection; its last answer and what became of it. */

@@ -23,7 +23,7 @@ static void drive(void *node)
 static void node_open(sim_node *node)
 {
     fp_memnode_config config = {.name = node->uri + strlen("sim://"),
-                                .memory_bytes = (uint64_t)EXTENT_UNITS * FP_SLOT_UNIT_BYTES,
+                                .memory_bytes = (uint64_t)EXTENT_UNITS * FP_EXTENT_UNIT_BYTES,
                                 .extent_order = FP_EXTENT_ORDER_MIN,
                                 .numa_node = -1,
                                 .boot_id = node->boot_id};
@@ -78,7 +78,7 @@ void sim_pool_open(sim_setup *s, const char *name, uint64_t epoch, enum farpool_
     farpool_partition_options_init(&part);
     part.epoch = epoch;
     part.space_bytes = SPACE_BYTES;
-    part.slab_bytes = (uint64_t)s->node_count * EXTENT_UNITS * FP_SLOT_UNIT_BYTES;
+    part.slab_bytes = (uint64_t)s->node_count * EXTENT_UNITS * FP_EXTENT_UNIT_BYTES;
     part.memnodes = s->uris;
     part.memnode_count = s->node_count;
     /* Losses: a node may have granted its share without our hearing of it, so the epoch must rise. */

@@ -77,11 +77,11 @@ static void refusals_say_why(void **state)
     assert_int_equal(grant(&c, 0, 1, 1), FARPOOL_E_INVAL);
     assert_int_equal(grant(&c, 1, 1, 0), FARPOOL_E_INVAL);
     assert_int_equal(grant(&c, 1, 1, NODE_EXTENTS * EXTENT_BYTES + 1), FARPOOL_E_NOSPACE);
-    assert_non_null(strstr(c.msg.text, "32.5 MiB of 32.5 MiB are free"));
+    assert_non_null(strstr(c.msg.text, "32.8 MiB of 32.8 MiB are free"));
     assert_int_equal(grant(&c, 1, 1, UINT64_MAX), FARPOOL_E_NOSPACE);
     assert_int_equal(grant(&c, 1, 1, (NODE_EXTENTS - 1) * EXTENT_BYTES), FP_MSG_EXTENTS);
     assert_int_equal(grant(&c, 2, 1, 2 * EXTENT_BYTES), FARPOOL_E_NOSPACE);
-    assert_non_null(strstr(c.msg.text, "4.1 MiB of 32.5 MiB are free"));
+    assert_non_null(strstr(c.msg.text, "4.1 MiB of 32.8 MiB are free"));
     assert_int_equal(attach(&c, 2, 1, 0), FARPOOL_E_NOTFOUND);
     assert_int_equal(release(&c, 2, 1), FARPOOL_E_NOTFOUND);
     assert_int_equal(attach(&c, 1, 1, NODE_EXTENTS - 1), FARPOOL_E_INVAL);
