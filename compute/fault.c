@@ -23,6 +23,7 @@
 #include "compute/latency.h"
 #include "compute/mapping.h"
 #include "compute/parking.h"
+#include "compute/recovery.h"
 #include "compute/remote.h"
 #include "compute/thread.h"
 
@@ -64,15 +65,45 @@ static int prepare(fp_thread *thread, enum fp_io_kind kind, farpool_partition *p
     return 0;
 }
 
+/* A new owner: the slot may have an older version than the directory says, or a torn one. */
+static int fetch_by_header(fp_thread *thread, fp_io *io)
+{
+    farpool_pool *pool = thread->pool;
+    int rc = pool->mapping->land(pool, io->frame, io->order, &io->page);
+    if (rc)
+        return rc;
+    io->done = false;
+    io->with_header = true;
+    fp_remote_post(thread, &io, 1);
+    fp_io_wait(thread, io);
+    rc = fp_io_arrive(io);
+    if (rc != FARPOOL_E_CORRUPT || !fp_recovery_is_whole(io->partition->recovery, io->pid))
+        return rc;
+    rc = pool->mapping->land(pool, io->frame, io->order, &io->page);
+    return rc ? rc : fp_io_begin_as_zeros(io);
+}
+
+static int bring(fp_thread *thread, fp_io *io)
+{
+    const fp_entry *entry = &io->partition->entries[io->pid];
+    if (__builtin_expect(
+            (atomic_load_explicit(&entry->word, memory_order_relaxed) & FP_WORD_DIRTY) != 0, 0))
+        return fp_io_begin_as_zeros(io);
+    fp_remote_post(thread, &io, 1);
+    fp_io_wait(thread, io);
+    int rc = fp_io_arrive(io);
+    if (__builtin_expect(rc == FARPOOL_E_CORRUPT && io->partition->recovery, 0))
+        rc = fetch_by_header(thread, io);
+    return rc;
+}
+
 static int fetch(fp_thread *thread, farpool_partition *partition, farpool_pid pid)
 {
     fp_io *io;
     int rc = prepare(thread, FP_IO_FAULT, partition, pid, &io);
     if (rc)
         return rc;
-    fp_remote_post(thread, &io, 1);
-    fp_io_wait(thread, io);
-    rc = fp_io_arrive(io);
+    rc = bring(thread, io);
     if (rc) {
         abandon(thread, io, &partition->entries[pid]);
         return rc;
@@ -140,7 +171,7 @@ void farpool_prefetch(farpool_partition *partition, const farpool_pid *pids, siz
             continue;
         fp_entry *entry = &partition->entries[pids[i]];
         uint64_t word = fp_word_load(entry);
-        if (fp_word_state(word) != FP_EVICTED ||
+        if (fp_word_state(word) != FP_EVICTED || (word & FP_WORD_DIRTY) ||
             !fp_word_cas(entry, &word, fp_word_with_state(word, FP_EXCLUSIVE)))
             continue;
         if (prepare(thread, FP_IO_PREFETCH, partition, pids[i], &ios[n]))

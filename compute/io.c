@@ -9,6 +9,7 @@
 #include "compute/frames.h"
 #include "compute/mapping.h"
 #include "compute/parking.h"
+#include "compute/recovery.h"
 #include "compute/remote.h"
 #include "compute/thread.h"
 
@@ -114,16 +115,65 @@ static __attribute__((cold)) int corrupt(const fp_io *io, uint32_t crc, uint32_t
         partition->pool->nodes[extent->node].uri, crc, expected);
 }
 
+/* By its own header: for a new owner, of whose directory's entry the slot may have an older version. */
+static bool header_fits(const fp_io *io, uint32_t crc)
+{
+    const fp_slot_header *header = io->header;
+    return header->magic == FP_SLOT_MAGIC && header->partition == io->partition->id &&
+           header->pid == io->pid && header->order == io->order &&
+           header->crc == fp_crc32c(crc, header, offsetof(fp_slot_header, crc));
+}
+
+/* The page is at its address: gives it its frame, and its redo. */
+static int settle(fp_io *io, uint32_t crc)
+{
+    farpool_partition *partition = io->partition;
+    farpool_pool *pool = partition->pool;
+    fp_entry *entry = &partition->entries[io->pid];
+    uint32_t before = atomic_load_explicit(&entry->frame_or_crc, memory_order_relaxed);
+    atomic_store_explicit(&entry->frame_or_crc, io->frame, memory_order_release);
+    pool->crcs_or_lsns[io->frame] = crc;
+    if (__builtin_expect(partition->recovery != NULL, 0)) {
+        bool changed;
+        int rc = fp_recovery_redo(partition, io->pid, io->order,
+                                  fp_page_addr(partition, io->pid, entry), &changed);
+        if (rc) {
+            fp_dropped page = {partition, io->pid, io->order, io->frame};
+            pool->mapping->drop(pool, &page, 1);
+            atomic_store_explicit(&entry->frame_or_crc, before, memory_order_relaxed);
+            return rc;
+        }
+        if (changed)
+            atomic_fetch_or_explicit(&entry->word, FP_WORD_DIRTY, memory_order_relaxed);
+    }
+    atomic_store_explicit(&pool->owners[io->frame], fp_owner(partition, io->pid),
+                          memory_order_relaxed);
+    return 0;
+}
+
+int fp_io_begin_as_zeros(fp_io *io)
+{
+    farpool_partition *partition = io->partition;
+    const fp_mapping_ops *mapping = partition->pool->mapping;
+    mapping->unland(partition->pool, io->page, io->order);
+    if (!fp_recovery_is_whole(partition->recovery, io->pid))
+        return fp_error(FARPOOL_E_CORRUPT,
+                        "page %llu of partition %llu: no memory node has a copy of it any more",
+                        (unsigned long long)io->pid, (unsigned long long)partition->id);
+    int rc = mapping->zero(partition, io->pid, io->order, io->frame);
+    return rc ? rc : settle(io, 0);
+}
+
 int fp_io_arrive(fp_io *io)
 {
     farpool_partition *partition = io->partition;
     farpool_pool *pool = partition->pool;
     fp_entry *entry = &partition->entries[io->pid];
-    uint32_t expected = atomic_load_explicit(&entry->frame_or_crc, memory_order_relaxed);
+    uint32_t expected = atomic_load_explicit(&entry->frame_or_crc, memory_order_relaxed), crc = 0;
     int rc = io->status;
     if (!rc) {
-        uint32_t crc = page_crc(io);
-        if (__builtin_expect(crc != expected, 0))
+        crc = page_crc(io);
+        if (__builtin_expect(crc != expected, 0) && !(io->with_header && header_fits(io, crc)))
             rc = corrupt(io, crc, expected);
     }
     if (rc) {
@@ -131,13 +181,7 @@ int fp_io_arrive(fp_io *io)
         return rc;
     }
     rc = pool->mapping->install(partition, io->pid, io->order, io->page);
-    if (rc)
-        return rc;
-    atomic_store_explicit(&entry->frame_or_crc, io->frame, memory_order_release);
-    pool->crcs_or_lsns[io->frame] = expected;
-    atomic_store_explicit(&pool->owners[io->frame], fp_owner(partition, io->pid),
-                          memory_order_relaxed);
-    return 0;
+    return rc ? rc : settle(io, crc);
 }
 
 static void finish_prefetch(fp_thread *thread, fp_io *io)

@@ -16,6 +16,7 @@
 #include "common/error.h"
 #include "compute/page.h"
 #include "compute/redo_log.h"
+#include "compute/space.h"
 
 enum {
     RANGE_GAP =
@@ -401,11 +402,49 @@ static void let_go(farpool_mtr *mtr, uint64_t lsn)
     }
 }
 
+/* ---- the map of the page space --------------------------------------------------------------- */
+
+static bool changes_map(const mtr_page *page) { return page->is_new != page->freed; }
+
+/* The first map page behind `after` that has to be changed for the first `count` pages. */
+static farpool_pid next_map(const farpool_mtr *mtr, unsigned count, farpool_pid after)
+{
+    farpool_pid next = FARPOOL_PID_NONE;
+    for (unsigned i = 0; i < count; i++) {
+        farpool_pid map = fp_map_of(mtr->pages[i].pid);
+        if (changes_map(&mtr->pages[i]) && (after == FARPOOL_PID_NONE || map > after) && map < next)
+            next = map;
+    }
+    return next;
+}
+
+/* Fixes the map pages of all pages that come or go, and changes them. */
+static int change_maps(farpool_mtr *mtr)
+{
+    unsigned count = mtr->page_count; /* map pages come behind them */
+    farpool_pid map = FARPOOL_PID_NONE;
+    while ((map = next_map(mtr, count, map)) != FARPOOL_PID_NONE) {
+        void *bytes;
+        int rc = fix(mtr, map, true, &bytes);
+        for (unsigned i = 0; i < count && !rc; i++) {
+            const mtr_page *page = &mtr->pages[i];
+            if (!changes_map(page) || fp_map_of(page->pid) != map)
+                continue;
+            rc = farpool_mtr_declare(mtr, map, (uint32_t)(page->pid - map), 1);
+            if (!rc)
+                ((uint8_t *)bytes)[page->pid - map] = page->is_new ? (uint8_t)(page->order + 1) : 0;
+        }
+        if (rc)
+            return rc;
+    }
+    return 0;
+}
+
 int farpool_mtr_commit(farpool_mtr *mtr, enum farpool_durability durability, uint64_t *lsn_out)
 {
     farpool_partition *partition = mtr->partition;
     uint64_t lsn = 0;
-    int rc = 0;
+    int rc = partition->redo ? change_maps(mtr) : 0;
     for (unsigned i = 0; i < mtr->page_count && !rc; i++)
         rc = add_page(mtr, &mtr->pages[i]);
     if (!rc && partition->redo && mtr->build.records)

@@ -8,13 +8,22 @@
 #include "compute/io.h"
 #include "compute/mapping.h"
 #include "compute/parking.h"
+#include "compute/recovery.h"
 #include "compute/redo_log.h"
+#include "compute/space.h"
 #include "compute/thread.h"
 
 static int no_such_page(const farpool_partition *partition, farpool_pid pid)
 {
     return fp_error(FARPOOL_E_NOTFOUND, "partition %llu has no page %llu",
                     (unsigned long long)partition->id, (unsigned long long)pid);
+}
+
+/* The page's entry is FREE. E_RETRY: it was not known yet, now it is. */
+static __attribute__((cold)) int absent(farpool_partition *partition, farpool_pid pid)
+{
+    int rc = fp_recovery_find(partition, pid);
+    return rc == FARPOOL_E_NOTFOUND ? no_such_page(partition, pid) : rc;
 }
 
 /* A change that went past the log would be lost, and what depends on it with it. */
@@ -62,7 +71,9 @@ static int fix_exclusive(farpool_partition *partition, farpool_pid pid, fp_entry
             if (rc != FARPOOL_E_RETRY)
                 return rc;
         } else if (state == FP_FREE) {
-            return no_such_page(partition, pid);
+            int rc = absent(partition, pid);
+            if (rc != FARPOOL_E_RETRY)
+                return rc;
         } else {
             fp_latch_wait(partition, entry, word, &spins);
         }
@@ -88,7 +99,9 @@ static int fix_shared(farpool_partition *partition, farpool_pid pid, fp_entry *e
             if (rc != FARPOOL_E_RETRY)
                 return rc;
         } else if (state == FP_FREE) {
-            return no_such_page(partition, pid);
+            int rc = absent(partition, pid);
+            if (rc != FARPOOL_E_RETRY)
+                return rc;
         } else {
             fp_latch_wait(partition, entry, word, &spins);
         }
@@ -185,7 +198,9 @@ int farpool_read_begin(farpool_partition *partition, farpool_pid pid, const void
             if (rc != FARPOOL_E_RETRY)
                 return rc;
         } else if (state == FP_FREE) {
-            return no_such_page(partition, pid);
+            int rc = absent(partition, pid);
+            if (rc != FARPOOL_E_RETRY)
+                return rc;
         } else {
             fp_latch_wait(partition, entry, word, &spins);
         }
@@ -260,8 +275,7 @@ int farpool_page_alloc(farpool_partition *partition, unsigned order, farpool_pid
     return partition->redo ? unlogged(partition) : fp_page_alloc(partition, order, pid, page);
 }
 
-/* Slot, frame and bytes for a page whose units are the caller's; it is fixed exclusively then. */
-static int occupy(farpool_partition *partition, farpool_pid pid, unsigned order, void **page)
+int fp_page_occupy(farpool_partition *partition, farpool_pid pid, unsigned order, void **page)
 {
     uint64_t slot = fp_units_alloc(&partition->slots, order);
     if (slot == FP_UNIT_NONE)
@@ -287,43 +301,21 @@ static int occupy(farpool_partition *partition, farpool_pid pid, unsigned order,
     return 0;
 }
 
-static int check_order(const farpool_partition *partition, unsigned order)
-{
-    return order <= partition->order_max
-               ? 0
-               : fp_error(FARPOOL_E_TOO_BIG,
-                          "page order %u: the largest here is %u (memory node's extent size)",
-                          order, partition->order_max);
-}
-
 int fp_page_alloc(farpool_partition *partition, unsigned order, farpool_pid *pid, void **page)
 {
-    int rc = check_order(partition, order);
+    farpool_pid first;
+    if (order > partition->order_max)
+        return fp_error(FARPOOL_E_TOO_BIG,
+                        "page order %u: the largest here is %u (memory node's extent size)", order,
+                        partition->order_max);
+    int rc = fp_space_take(partition, order, &first);
     if (rc)
         return rc;
-    uint64_t first = fp_units_alloc(&partition->pids, order);
-    if (first == FP_UNIT_NONE)
-        return fp_error(FARPOOL_E_NOSPACE, "partition %llu: its page space of %llu units is full",
-                        (unsigned long long)partition->id, (unsigned long long)partition->units);
-    rc = occupy(partition, first, order, page);
+    rc = fp_page_occupy(partition, first, order, page);
     if (rc)
         fp_units_free(&partition->pids, first, order);
     else
         *pid = first;
-    return rc;
-}
-
-int fp_page_alloc_at(farpool_partition *partition, unsigned order, farpool_pid pid, void **page)
-{
-    int rc = check_order(partition, order);
-    if (rc)
-        return rc;
-    if (!fp_units_take(&partition->pids, pid, order))
-        return fp_error(FARPOOL_E_EXISTS, "partition %llu: page %llu is not free",
-                        (unsigned long long)partition->id, (unsigned long long)pid);
-    rc = occupy(partition, pid, order, page);
-    if (rc)
-        fp_units_free(&partition->pids, pid, order);
     return rc;
 }
 
@@ -332,7 +324,7 @@ void farpool_page_free(farpool_partition *partition, farpool_pid pid)
     fp_page_free(partition, pid);
 }
 
-void fp_page_free(farpool_partition *partition, farpool_pid pid)
+void fp_page_vacate(farpool_partition *partition, farpool_pid pid)
 {
     farpool_pool *pool = partition->pool;
     fp_entry *entry = &partition->entries[pid];
@@ -350,5 +342,11 @@ void fp_page_free(farpool_partition *partition, farpool_pid pid)
     fp_units_free(&pool->frames, page.frame, page.order);
     fp_entry_leave(entry, FP_FREE, 0, FP_WORD_DIRTY);
     fp_units_free(&partition->slots, slot, page.order);
-    fp_units_free(&partition->pids, pid, page.order);
+}
+
+void fp_page_free(farpool_partition *partition, farpool_pid pid)
+{
+    unsigned order = fp_word_order(fp_word_load(&partition->entries[pid]));
+    fp_page_vacate(partition, pid);
+    fp_units_free(&partition->pids, pid, order);
 }

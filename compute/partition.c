@@ -15,7 +15,7 @@
 #include "compute/evict.h"
 #include "compute/io.h"
 #include "compute/mapping.h"
-#include "compute/redo_recover.h"
+#include "compute/recovery.h"
 #include "compute/remote.h"
 #include "compute/thread.h"
 
@@ -257,6 +257,7 @@ static int close_now(farpool_partition *partition)
     fp_thread_disown(thread);
     give_index_back(partition);
     fp_redo_close(partition->redo);
+    fp_recovery_close(partition->recovery);
     pool->mapping->partition_close(partition);
     free(partition->extents);
     fp_units_close(&partition->slots);
@@ -302,8 +303,8 @@ int farpool_partition_open(farpool_pool *pool, const farpool_partition_options *
     if (rc)
         goto err_after_slab;
     show(partition, true);
-    if (partition->redo)
-        rc = fp_redo_replay(partition->redo);
+    if (options->recover)
+        rc = fp_recovery_open(partition);
     if (rc)
         goto err_after_redo;
     *out = partition;

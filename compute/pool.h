@@ -64,6 +64,7 @@ struct farpool_partition {
     unsigned nodes[16]; /* indexes in pool.nodes */
     unsigned node_count;
     struct fp_redo_log *redo;     /* NULL: changes are not logged */
+    struct fp_recovery *recovery; /* NULL: there was no earlier owner */
     uint64_t boots[FP_NODES_MAX]; /* by index in pool.nodes: its boot id when it granted the slab */
     fp_mem entries_mem;
 };

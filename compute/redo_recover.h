@@ -10,7 +10,4 @@
  * Then the mirror and w rings have it, with the new owner's first frame behind. Blocks. */
 int fp_redo_recover(fp_redo_log *log, bool recover) FARPOOL_MUST_CHECK;
 
-/* Applies the log in the mirror to the partition's pages. E_CORRUPT: it does not fit together. */
-int fp_redo_replay(fp_redo_log *log) FARPOOL_MUST_CHECK;
-
 #endif

@@ -291,6 +291,7 @@ static void a_new_owner_finds_what_was_committed(void **state)
     m.random = test_seed(20261121);
     farpool_pool *pools[4];
     farpool_partition *parts[4], *none;
+    farpool_pid pid;
     void *page;
     uint64_t lsn;
     for (unsigned owner = 0; owner < 4; owner++) {
@@ -317,9 +318,11 @@ static void a_new_owner_finds_what_was_committed(void **state)
     for (unsigned owner = 0; owner < 3; owner++) {
         farpool_mtr *mtr;
         assert_int_equal(farpool_mtr_begin(parts[owner], 0, &mtr), 0);
-        assert_int_equal(farpool_mtr_alloc(mtr, 0, &m.pids[PAGES_MAX - 1], &page), 0);
-        assert_int_equal(farpool_mtr_commit(mtr, FARPOOL_DURABLE_MEMORY, NULL), FARPOOL_E_NODE);
-        assert_int_not_equal(farpool_partition_close(parts[owner]), 0);
+        assert_int_equal(farpool_mtr_alloc(mtr, 0, &pid, &page), 0);
+        int rc = farpool_mtr_commit(mtr, FARPOOL_DURABLE_MEMORY, NULL);
+        assert_true(rc == FARPOOL_E_NODE || rc == FARPOOL_E_FENCED);
+        rc = farpool_partition_close(parts[owner]); /* it may have had nothing left to flush */
+        assert_true(!rc || rc == FARPOOL_E_NODE);
         assert_int_equal(farpool_pool_close(pools[owner]), 0);
     }
     check_model(parts[3], &m);
