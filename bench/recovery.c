@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * recovery: how long a new owner of a partition takes to open it, to serve its first record and to have redone
+ * everything, as its redo log grows. The owner before it is not closed but forgotten, as if it had been killed.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "bench/lib/node.h"
+#include "common/clock.h"
+#include "compute/redo_log.h"
+
+enum {
+    RINGS = 3,
+    VALUE = 120,
+    POOL_BYTES = 64 << 20,
+    SLAB_BYTES = 192 << 20,
+    RING_BYTES = 66 << 20,
+    NODE_BYTES = 512 << 20,
+    STEPS = 7, /* 1, 2, 4 ... 64 MiB of log */
+};
+
+static bench_node nodes[RINGS];
+static farpool_pool *pool;
+static farpool_partition *partition;
+static farpool_btree *tree;
+static farpool_pid root;
+static uint64_t records;
+
+static void open_owner(const bench_options *options, uint64_t epoch)
+{
+    const char *uris[RINGS] = {nodes[0].uri, nodes[1].uri, nodes[2].uri};
+    farpool_pool_options here;
+    farpool_pool_options_init(&here);
+    here.pool_bytes = POOL_BYTES;
+    here.mapping = strcmp(options->mapping, "vm") ? FARPOOL_MAPPING_FRAMES : FARPOOL_MAPPING_VM;
+    bench_check(farpool_pool_open(&here, &pool), "opening a pool");
+    farpool_partition_options there;
+    farpool_partition_options_init(&there);
+    there.epoch = epoch;
+    there.slab_bytes = SLAB_BYTES;
+    there.memnodes = uris;
+    there.memnode_count = there.log_copies = RINGS;
+    there.log_ring_bytes = RING_BYTES;
+    there.recover = epoch > 1;
+    bench_check(farpool_partition_open(pool, &there, &partition), "opening the partition");
+    if (epoch == 1)
+        bench_check(farpool_btree_create(partition, &root, &tree), "creating a tree");
+    else
+        bench_check(farpool_btree_open(partition, root, &tree), "opening the tree");
+}
+
+static farpool_slice key_of(uint64_t number, uint64_t *key)
+{
+    *key = __builtin_bswap64(number * 0x9E3779B97F4A7C15ull);
+    return (farpool_slice){key, sizeof *key};
+}
+
+static void write_until(uint64_t log_bytes)
+{
+    char value[VALUE];
+    uint64_t key;
+    while (atomic_load(&partition->redo->end) < log_bytes) {
+        memset(value, (int)records, sizeof value);
+        bench_check(
+            farpool_btree_put(tree, key_of(records++, &key), (farpool_slice){value, sizeof value}),
+            "writing a record");
+    }
+    bench_check(farpool_wait_durable(partition, UINT64_MAX, FARPOOL_DURABLE_MEMORY), "waiting");
+}
+
+static void read_records(uint64_t count)
+{
+    char value[VALUE];
+    size_t len;
+    uint64_t key;
+    for (uint64_t i = 0; i < count; i++)
+        bench_check(farpool_btree_lookup(tree, key_of(i, &key), value, sizeof value, &len),
+                    "reading a record");
+}
+
+int main(int argc, char **argv)
+{
+    bench_options options;
+    bench_parse(argc, argv, "recovery: time to open a partition, by length of its redo log",
+                &options);
+    for (unsigned i = 0; i < RINGS; i++)
+        bench_node_start(&nodes[i], options.transport, NODE_BYTES);
+    open_owner(&options, 1);
+    for (unsigned step = 0; step < STEPS; step++) {
+        uint64_t log_bytes = (uint64_t)((1 << 20) * options.scale) << step;
+        bench_progress("%.1f MiB of redo", (double)log_bytes / (1 << 20));
+        write_until(log_bytes);
+        uint64_t start = fp_now_ns();
+        open_owner(&options, step + 2);
+        uint64_t opened = fp_now_ns();
+        read_records(1);
+        uint64_t first = fp_now_ns();
+        read_records(records);
+        uint64_t all = fp_now_ns();
+        double mib = (double)log_bytes / (1 << 20);
+        bench_add("ms", (double)(opened - start) / 1e6, "recovery.open_%g_mib", mib);
+        bench_add("ms", (double)(first - start) / 1e6, "recovery.first_record_%g_mib", mib);
+        bench_add("ms", (double)(all - start) / 1e6, "recovery.all_%llu_records_%g_mib",
+                  (unsigned long long)records, mib);
+    }
+    bench_print(&options, "recovery");
+    bench_check(farpool_partition_close(partition), "closing the partition");
+    bench_check(farpool_pool_close(pool), "closing the pool");
+    for (unsigned i = 0; i < RINGS; i++)
+        bench_node_stop(&nodes[i]);
+    return 0;
+}
