@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "compute/latency.h"
+#include "compute/redo_log.h"
 
 static uint64_t get(_Atomic uint64_t *counter)
 {
@@ -29,6 +30,14 @@ static void add_thread(fp_counters *count, farpool_stats *stats)
         stats->fault.buckets[b] += get(&count->fault_buckets[b]);
 }
 
+static void add_redo(const fp_redo_log *redo, farpool_stats *stats)
+{
+    stats->redo_frames += atomic_load_explicit(&redo->frames, memory_order_relaxed);
+    stats->redo_batches += atomic_load_explicit(&redo->batches, memory_order_relaxed);
+    stats->redo_bytes += atomic_load_explicit(&redo->end, memory_order_relaxed) - FP_REDO_LSN_FIRST;
+    stats->redo_ring_bytes += redo->ring_bytes;
+}
+
 void farpool_stats_get(farpool_pool *pool, farpool_stats *stats)
 {
     memset(stats, 0, sizeof *stats);
@@ -52,6 +61,8 @@ void farpool_stats_get(farpool_pool *pool, farpool_stats *stats)
         stats->metadata_bytes +=
             fp_units_used(&partition->pids) * sizeof(fp_entry) + fp_units_bytes(&partition->pids) +
             fp_units_bytes(&partition->slots) + partition->extent_count * sizeof(fp_extent);
+        if (partition->redo)
+            add_redo(partition->redo, stats);
     }
     pthread_rwlock_unlock(&pool->partitions_lock);
 }

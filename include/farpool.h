@@ -327,7 +327,12 @@ typedef struct farpool_stats {
     uint64_t restarts;       /* optimistic sections restarted because their page vanished */
     uint64_t latch_waits;    /* times that a thread slept for a latch */
     uint64_t metadata_bytes; /* page words, frame table and free maps, as touched so far */
-    farpool_latency fault;   /* from the miss to the page's being usable */
+    /* of the redo logs of all partitions open now: */
+    uint64_t redo_frames;     /* mini-transactions appended */
+    uint64_t redo_batches;    /* of them, written to a ring together */
+    uint64_t redo_bytes;      /* in the rings now (each log counted once) */
+    uint64_t redo_ring_bytes; /* that they can hold */
+    farpool_latency fault;    /* from the miss to the page's being usable */
 } farpool_stats;
 
 /* Sums the counters of all threads; they may be a little behind for threads that are running. */

@@ -381,6 +381,11 @@ static void a_full_ring_refuses(void **state)
     while (!rc)
         rc = random_mtr(part, &m);
     assert_int_equal(rc, FARPOOL_E_NOSPACE);
+    farpool_stats stats;
+    farpool_stats_get(pool, &stats);
+    assert_int_equal(stats.redo_ring_bytes, RING_BYTES);
+    assert_in_range(stats.redo_bytes, RING_BYTES / 2, RING_BYTES);
+    assert_true(stats.redo_frames > 100 && stats.redo_batches > 0);
     check_model(part, &m);
     test_pool_close(pool, part);
 }
