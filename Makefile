@@ -69,6 +69,7 @@ LIB_SRC := $(COMMON_SRC) $(call sources,compute)
 DISK_SRC := $(call sources,common/disk)
 MEMNODE_SRC := $(filter-out memnode/main.c,$(call sources,memnode))
 MEMNODE_MAIN := $(wildcard memnode/main.c)
+STORAGENODE_SRC := $(call sources,storagenode)
 CLI_SRC := $(call sources,compute/cli)
 CLI_LIB_SRC := $(filter-out compute/cli/main.c,$(CLI_SRC))
 BENCH_LIB_SRC := $(call sources,bench/lib)
@@ -77,14 +78,15 @@ TEST_LIB_SRC := $(call sources,tests/lib)
 SUITES := unit conformance concurrency model fuzz integration crash
 # tests/rxe/*.c are no tests of their own: the scripts beside them run them in the VM.
 TEST_SRC := $(foreach suite,$(SUITES) rxe,$(call sources,tests/$(suite)))
-ALL_SRC := $(LIB_SRC) $(DISK_SRC) $(MEMNODE_SRC) $(MEMNODE_MAIN) $(CLI_SRC) $(BENCH_LIB_SRC) $(BENCH_SRC) \
-	$(TEST_LIB_SRC) $(TEST_SRC)
+ALL_SRC := $(LIB_SRC) $(DISK_SRC) $(MEMNODE_SRC) $(MEMNODE_MAIN) $(STORAGENODE_SRC) $(CLI_SRC) $(BENCH_LIB_SRC) \
+	$(BENCH_SRC) $(TEST_LIB_SRC) $(TEST_SRC)
 HEADERS := $(wildcard include/*.h common/*.h common/net/*.h common/disk/*.h compute/*.h compute/cli/*.h \
-	memnode/*.h bench/lib/*.h tests/lib/*.h tests/*/*.h)
+	memnode/*.h storagenode/*.h bench/lib/*.h tests/lib/*.h tests/*/*.h)
 
 INTERNAL := $(B)/libfarpool-internal.a
 LIBDISK := $(B)/libdisk.a
 LIBMEMNODE := $(B)/libmemnode.a
+LIBSTORAGENODE := $(B)/libstoragenode.a
 LIBCLI := $(B)/libcli.a
 LIBTEST := $(B)/libtest.a
 LIBBENCH := $(B)/libbench.a
@@ -151,6 +153,7 @@ endef
 $(eval $(call archive,$(INTERNAL),$(LIB_SRC)))
 $(eval $(call archive,$(LIBDISK),$(DISK_SRC)))
 $(eval $(call archive,$(LIBMEMNODE),$(MEMNODE_SRC)))
+$(eval $(call archive,$(LIBSTORAGENODE),$(STORAGENODE_SRC)))
 $(eval $(call archive,$(LIBCLI),$(CLI_LIB_SRC)))
 $(eval $(call archive,$(LIBTEST),$(TEST_LIB_SRC)))
 $(eval $(call archive,$(LIBBENCH),$(BENCH_LIB_SRC)))
@@ -180,7 +183,8 @@ $(B)/farpool-memnode: $(call objects,$(MEMNODE_MAIN)) $(LIBMEMNODE) $(INTERNAL)
 	$(LINK) $(LIBS) $(MALLOC_LIBS)
 $(B)/farpool: $(call objects,$(CLI_SRC)) $(INTERNAL)
 	$(LINK) $(LIBS) $(MALLOC_LIBS) -lm
-$(B)/tests/%: $(B)/obj/tests/%.o $(LIBTEST) $(LIBCLI) $(LIBMEMNODE) $(LIBDISK) $(INTERNAL)
+$(B)/tests/%: $(B)/obj/tests/%.o $(LIBTEST) $(LIBCLI) $(LIBMEMNODE) $(LIBSTORAGENODE) $(LIBDISK) \
+		$(INTERNAL)
 	$(LINK) -lcmocka $(LIBS) $(DISK_LIBS) -lm
 $(B)/bench/%: $(B)/obj/bench/%.o $(LIBBENCH) $(LIBMEMNODE) $(INTERNAL)
 	$(LINK) -llmdb $(LIBS) -lm

@@ -154,6 +154,7 @@ int fp_disk_open(const char *path, const fp_disk_options *options, fp_disk **out
 }
 
 const char *fp_disk_path(const fp_disk *disk) { return disk->path; }
+uint64_t fp_disk_dir_failures(const fp_disk *disk) { return disk->dir_failures; }
 const char *fp_disk_file_name(const fp_disk_file *file) { return file->name; }
 int fp_disk_fd(const fp_disk *disk) { return disk->ops->fd(disk); }
 
@@ -293,6 +294,8 @@ static void complete(fp_disk *disk, fp_disk_req *req)
         opened(disk, req);
     else if (req->kind == FP_DISK_RENAME)
         renamed(disk, req);
+    if (req->kind == FP_DISK_SYNC_DIR && req->status)
+        disk->dir_failures++;
     if (req->kind == FP_DISK_CLOSE) {
         drop_file(req->file);
         req->file = NULL;

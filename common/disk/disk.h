@@ -125,6 +125,10 @@ int fp_disk_open(const char *path, const fp_disk_options *options,
                  fp_disk **disk) FARPOOL_MUST_CHECK;
 void fp_disk_close(fp_disk *disk); /* D11 */
 const char *fp_disk_path(const fp_disk *disk);
+/* How many SYNC_DIRs have failed. The directory is everybody's: by D8 a RENAME that completed before somebody else's
+ * SYNC_DIR failed is not made durable by one's own that succeeds. So whoever relies on that compares this number
+ * from before the RENAME with that after the SYNC_DIR. */
+uint64_t fp_disk_dir_failures(const fp_disk *disk);
 /* The name under which a file is known to this disk: RENAMEs made here are followed. */
 const char *fp_disk_file_name(const fp_disk_file *file);
 
@@ -174,6 +178,7 @@ struct fp_disk {
     size_t finished_count;
     fp_disk_file *files;
     bool closing, calling;
+    uint64_t dir_failures;
     bool dead; /* set by the backend: its node has lost its power and learns nothing any more */
 };
 

@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The WAL: the redo log of one partition on a volume. Bytes are added at its end, read from anywhere, and dropped
+ * from its beginning in whole segments. docs/storage.md has the files and what a crash leaves of them.
+ *
+ * The landing ring is memory in which byte l of the log stands at l modulo its size. Whoever has the log (a peer,
+ * by one-sided WRITEs) puts bytes there, up to fp_wal_landing_free, then fp_wal_append makes them part of the WAL:
+ * it checks that they are whole frames, writes them from where they are, and says when they are on stable media.
+ * Appends that come while others are being written go together into the next WRITE and SYNC.
+ *
+ * Everything is of the thread that polls the disk. Nothing blocks. A function that returns 0 has taken the request:
+ * its done() is called exactly once, later, by fp_disk_poll or fp_disk_close, in the order of the calls but for
+ * reads. One that returns an error has not, and done() is never called. During done() farpool_errmsg() says what
+ * went wrong. done() may call everything here but fp_wal_free.
+ *
+ * When a WRITE or SYNC of the log fails the WAL has failed for good: nothing is acknowledged any more (E_IO), what
+ * is durable can still be read. fp_wal_close, fp_wal_free and fp_wal_open bring it back; they lose nothing that was
+ * acknowledged. E_NOSPACE is not that: appends fail, and succeed again when there is space.
+ */
+#ifndef FP_STORAGENODE_WAL_H
+#define FP_STORAGENODE_WAL_H
+
+#include "common/disk/disk.h"
+#include "farpool.h"
+
+enum {
+    FP_WAL_SEGMENTS_MAX = 1 << 20, /* of one WAL at a time */
+    FP_WAL_NAME_MAX = 64,
+};
+
+#define FP_WAL_SEGMENT_BYTES (64ull << 20) /* unless the creator says otherwise */
+
+typedef struct fp_wal fp_wal;
+typedef struct fp_wal_req fp_wal_req;
+
+typedef struct fp_wal_options {
+    uint64_t partition;
+    /* A multiple of FP_DISK_ALIGN, aligned to it. A frame is at most FP_DISK_ALIGN shorter than it. It is the WAL's
+     * until fp_wal_free; peers WRITE to it once the WAL is open. */
+    void *landing;
+    size_t landing_bytes;
+    /* If there is no such WAL: one is created that begins at this LSN (>= FP_REDO_LSN_FIRST, a multiple of
+     * FP_REDO_ALIGN), in segments of segment_bytes (a multiple of FP_DISK_ALIGN; 0: FP_WAL_SEGMENT_BYTES). start 0:
+     * fp_wal_open ends with E_NOTFOUND. */
+    uint64_t start, segment_bytes;
+} fp_wal_options;
+
+enum fp_wal_damage_kind {
+    FP_WAL_UNDAMAGED, /* a torn tail, which a crash leaves of what was not acknowledged, is no damage */
+    FP_WAL_BAD_FRAME,
+    FP_WAL_BAD_HEADER, /* of a segment: damaged, or another one's */
+    FP_WAL_CUT_FILE,   /* a segment that is not as long as it was made */
+    FP_WAL_MISSING,    /* a segment */
+};
+
+/* What fp_wal_open found wrong. The WAL is open and ends before it; the first append overwrites it and all that is
+ * behind. To fetch that part from another copy is the caller's business. */
+typedef struct fp_wal_damage {
+    enum fp_wal_damage_kind kind;
+    char file[FP_WAL_NAME_MAX];
+    uint64_t offset; /* in the file */
+    uint64_t lsn;    /* the WAL's end */
+    uint64_t
+        upto; /* so far, at least, it was durable; lsn if nothing that was is known to be lost */
+    uint64_t behind; /* bytes of valid frames found behind it */
+} fp_wal_damage;
+
+struct fp_wal_req {
+    void (*done)(fp_wal_req *req); /* set by the caller, as is user */
+    void *user;
+    int status;
+    uint64_t
+        lsn; /* APPEND, FENCE, SEAL: durable up to here; TRIM: where the WAL begins now; READ: see there */
+    uint64_t needed; /* READ */
+    struct {         /* the WAL's */
+        int kind;
+        uint64_t upto, epoch;
+        fp_wal_req *next;
+    } own;
+};
+
+/* Finds the WAL's end, or creates it. *wal is there at once, for fp_wal_free; to be used once done() has said 0.
+ * done: E_NOTFOUND, E_CORRUPT (the state file is lost; nothing is changed), what LIST, OPEN and READ give, E_NOMEM.
+ * Returns: E_INVAL, E_NOMEM. */
+int fp_wal_open(fp_disk *disk, const fp_wal_options *options, fp_wal_req *req,
+                fp_wal **wal) FARPOOL_MUST_CHECK;
+/* Lets everything before it finish, notes that all of it is durable, and closes the files. Then only fp_wal_free. */
+void fp_wal_close(fp_wal *wal, fp_wal_req *req);
+/* Nothing is under way: every done() has been called, or the disk is closed. NULL is allowed. */
+void fp_wal_free(fp_wal *wal);
+
+/* Bytes [end, upto) are in the landing ring. Returns: E_CORRUPT (no whole frames of this partition; nothing is
+ * written), E_FENCED (a frame of an epoch below the promised one), E_INVAL (upto is not above the end or is above
+ * fp_wal_landing_free), E_REFUSED (sealed), E_NOMEM, E_IO (the WAL has failed). done: E_NOSPACE, E_IO and what else
+ * the disk gives; then all appends not yet acknowledged fail, and the end is again what is durable. */
+int fp_wal_append(fp_wal *wal, uint64_t upto, fp_wal_req *req) FARPOOL_MUST_CHECK;
+/* The highest LSN up to which bytes may be landed now. */
+uint64_t fp_wal_landing_free(const fp_wal *wal);
+
+/* No frame of a lower epoch is appended any more, from the call on, also after a restart once done() has said 0:
+ * the promise is in the state file. E_FENCED: a higher one has been promised. */
+int fp_wal_fence(fp_wal *wal, uint64_t epoch, fp_wal_req *req) FARPOOL_MUST_CHECK;
+/* No more appends, from the call on. What was accepted before it is durable when done() says 0. */
+int fp_wal_seal(fp_wal *wal, fp_wal_req *req) FARPOOL_MUST_CHECK;
+/* Nothing below lsn (at most what is durable) is needed any more: segments wholly below it go. Appends wait for it. */
+int fp_wal_trim(fp_wal *wal, uint64_t lsn, fp_wal_req *req) FARPOOL_MUST_CHECK;
+
+/* Reads whole frames of [from, to), from the first that begins at `from`, a frame's beginning, until the last that
+ * ends at or before `to`, at most what is durable. Byte l arrives at buffer + l - from / FP_DISK_ALIGN *
+ * FP_DISK_ALIGN; the buffer is aligned and has room for all blocks of [from, to). req->lsn: where the last whole
+ * frame ends; if not even the first fits, that is `from`, and req->needed says how long it is.
+ * done: E_CORRUPT (frames up to req->lsn are good), what OPEN and READ give. Returns: E_INVAL, E_NOMEM. */
+int fp_wal_read(fp_wal *wal, uint64_t from, uint64_t to, void *buffer,
+                fp_wal_req *req) FARPOOL_MUST_CHECK;
+
+uint64_t fp_wal_start(const fp_wal *wal);   /* of the first frame that can be read */
+uint64_t fp_wal_end(const fp_wal *wal);     /* of what was appended; the next append begins here */
+uint64_t fp_wal_durable(const fp_wal *wal); /* of what is on stable media */
+uint64_t fp_wal_epoch(const fp_wal *wal);   /* promised */
+bool fp_wal_is_sealed(const fp_wal *wal);
+const fp_wal_damage *fp_wal_damage_found(const fp_wal *wal);
+
+#endif
