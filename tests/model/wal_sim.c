@@ -57,6 +57,7 @@ typedef struct owner {
     uint64_t promised;     /* acknowledged */
     uint64_t trimmed;      /* asked for */
     unsigned failures;     /* since the last success */
+    bool fencing;          /* nobody appends until it is known whether the fence holds */
     bool over;             /* for this life */
 } owner;
 
@@ -101,8 +102,12 @@ static void done(fp_wal_req *req)
         CHECK(req->lsn >= s->value && req->lsn <= o->log.end);
         o->run->acknowledged++;
         o->acknowledged = req->lsn > o->acknowledged ? req->lsn : o->acknowledged;
-    } else if (!status && s->what == FENCE) {
-        o->promised = s->value > o->promised ? s->value : o->promised;
+    } else if (s->what == FENCE) {
+        o->fencing = false;
+        if (!status) { /* the new owner's log goes on where the WAL ends */
+            o->promised = o->epoch = s->value;
+            wal_log_truncate(&o->log, fp_wal_end(o->wal));
+        }
     } else if (!status && read) {
         check_read(s);
     }
@@ -122,6 +127,8 @@ static bool try_append(slot *s)
     owner *o = s->owner;
     run *r = o->run;
     uint64_t end = fp_wal_end(o->wal), room = fp_wal_landing_free(o->wal);
+    if (o->fencing)
+        return false;
     if (o->log.end < LSN_MAX && draw(r, 4)) {
         size_t longest = draw(r, 8) ? 3000 : o->options.landing_bytes - BLOCK;
         wal_log_frame(&o->log, o->epoch, 40 + draw(r, longest - 60), seed);
@@ -136,9 +143,7 @@ static bool try_append(slot *s)
                  o->log.end < room ? o->log.end : room);
     s->what = APPEND;
     s->value = upto;
-    int rc = fp_wal_append(o->wal, upto, &s->req);
-    if (rc == FARPOOL_E_FENCED) /* frames that failed before a fence are none of the new owner's */
-        wal_log_truncate(&o->log, end);
+    int rc = fp_wal_append(o->wal, upto, &s->req); /* FENCED: a fence has failed */
     CHECK(!rc || rc == FARPOOL_E_FENCED || rc == FARPOOL_E_IO);
     return !rc;
 }
@@ -146,12 +151,12 @@ static bool try_append(slot *s)
 static bool try_fence(slot *s)
 {
     owner *o = s->owner;
+    if (o->fencing)
+        return false;
     s->what = FENCE;
-    s->value = o->epoch + draw(o->run, 2);
-    /* Frames that were not appended will not be: they are of the old epoch. */
-    wal_log_truncate(&o->log, fp_wal_end(o->wal));
-    o->epoch = s->value;
-    return !fp_wal_fence(o->wal, s->value, &s->req);
+    s->value = o->epoch + 1;
+    o->fencing = !fp_wal_fence(o->wal, s->value, &s->req);
+    return o->fencing;
 }
 
 static bool try_trim(slot *s)
@@ -307,6 +312,7 @@ static void start_owners(run *r)
         owner *o = &r->owners[i];
         o->over = false;
         o->failures = 0;
+        o->fencing = false;
         for (unsigned k = 0; k < REQUESTS; k++)
             o->slots[k].what = IDLE;
         for (unsigned k = 0; k < REQUESTS; k++)
