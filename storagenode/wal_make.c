@@ -149,6 +149,10 @@ static void step(fp_disk_req *req)
         submit(make, FP_DISK_UNLINK);
         return;
     }
+    if (req->kind == FP_DISK_ALLOCATE && req->status == FARPOOL_E_UNSUPPORTED) {
+        submit(make, FP_DISK_TRUNCATE); /* then WRITEs may find no space, and fail so */
+        return;
+    }
     if (req->status) {
         give_up(make, req->status);
         return;
@@ -163,6 +167,7 @@ static void step(fp_disk_req *req)
         submit(make, FP_DISK_ALLOCATE);
         break;
     case FP_DISK_ALLOCATE:
+    case FP_DISK_TRUNCATE:
         begin_copy(make);
         break;
     case FP_DISK_WRITE:
