@@ -140,7 +140,8 @@ void fp_wal_write_state(fp_wal *wal, fp_wal_state state, void (*after)(fp_wal *w
     fp_wal_make *make = &wal->make;
     uint8_t *blocks = wal->blocks + (size_t)3 * FP_WAL_BLOCK;
     wal->after_state = after;
-    state.durable = wal->durable;
+    /* That more was durable is forgotten when the damage is overwritten. */
+    state.durable = wal->cut_needed ? wal->damage.upto : wal->durable;
     fp_wal_put_state(blocks, state);
     fp_wal_state_name(wal->options.partition, make->name);
     make->head = blocks;
@@ -305,18 +306,18 @@ static void cut_over(fp_wal *wal, int status)
     if (status)
         fp_wal_error_set(&wal->error, status);
     wal->busy = false;
-    if (status) {
+    wal->cut_needed = status;
+    if (status)
         fp_wal_fail_appends(wal, &wal->error);
-        return;
-    }
-    wal->cut_needed = false;
-    fp_wal_kick(wal);
+    else
+        fp_wal_kick(wal);
 }
 
 static void cut_state(fp_wal *wal)
 {
     fp_wal_state state = wal->state;
     state.era++;
+    wal->cut_needed = false;
     fp_wal_write_state(wal, state, cut_over);
 }
 
