@@ -186,8 +186,8 @@ $(B)/farpool: $(call objects,$(CLI_SRC)) $(INTERNAL)
 $(B)/tests/%: $(B)/obj/tests/%.o $(LIBTEST) $(LIBCLI) $(LIBMEMNODE) $(LIBSTORAGENODE) $(LIBDISK) \
 		$(INTERNAL)
 	$(LINK) -lcmocka $(LIBS) $(DISK_LIBS) -lm
-$(B)/bench/%: $(B)/obj/bench/%.o $(LIBBENCH) $(LIBMEMNODE) $(INTERNAL)
-	$(LINK) -llmdb $(LIBS) -lm
+$(B)/bench/%: $(B)/obj/bench/%.o $(LIBBENCH) $(LIBMEMNODE) $(LIBSTORAGENODE) $(LIBDISK) $(INTERNAL)
+	$(LINK) -llmdb $(LIBS) $(DISK_LIBS) -lm
 
 tests: all $(TESTS)
 # One suite: make tests-unit
