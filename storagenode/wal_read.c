@@ -96,15 +96,14 @@ static int check_frames(const reading *r)
         size_t len = fp_redo_check(at, available, &expect);
         if (!len) {
             char name[FP_WAL_NAME_MAX];
+            uint64_t offset = FP_WAL_BLOCK + expect.lsn % wal->state.segment_bytes;
             r->req->lsn = expect.lsn;
             fp_wal_segment_name(wal->state.partition, (uint32_t)fp_wal_number(wal, expect.lsn),
                                 name);
-            return fp_wal_say(
-                wal, FARPOOL_E_CORRUPT,
-                "no valid frame at LSN %llu ('%s', offset %llu): read it from "
-                "another copy, and open the WAL again to have this one repaired",
-                (unsigned long long)expect.lsn, name,
-                (unsigned long long)(FP_WAL_BLOCK + expect.lsn % wal->state.segment_bytes));
+            return fp_wal_say(wal, FARPOOL_E_CORRUPT,
+                              "no valid frame at LSN %llu ('%s', offset %llu): read it from "
+                              "another copy, and open the WAL again to have this one repaired",
+                              (unsigned long long)expect.lsn, name, (unsigned long long)offset);
         }
         memcpy(&frame, at, sizeof frame);
         expect.epoch_min = frame.epoch;
