@@ -12,215 +12,17 @@
 #include <unistd.h>
 
 #include "common/error.h"
-#include "common/redo.h"
-#include "tests/lib/disk_scope.h"
-#include "tests/lib/wal_log.h"
+#include "tests/lib/wal_owner.h"
 
 enum {
     BLOCK = FP_DISK_ALIGN,
-    WALS = 2,
-    REQUESTS = 4, /* of a WAL at a time */
     LIVES = 7,
     SEEDS = 300,
-    LSN_MAX = 1 << 20,
 };
-
-static uint64_t seed; /* under way */
-
-#define CHECK(condition)                                                                           \
-    do {                                                                                           \
-        if (!(condition)) {                                                                        \
-            fprintf(stderr, "SEED=%llu: line %d: %s is false (%s)\n", (unsigned long long)seed,    \
-                    __LINE__, #condition, farpool_errmsg());                                       \
-            exit(1);                                                                               \
-        }                                                                                          \
-    } while (0)
 
 static const fp_disk_sim_config plain = {0};
 
-struct run;
-
-typedef struct slot {
-    fp_wal_req req;
-    struct owner *owner;
-    enum { IDLE, APPEND, FENCE, TRIM, READ } what;
-    uint64_t value; /* upto, epoch, lsn; READ: from */
-    uint8_t *buffer;
-} slot;
-
-typedef struct owner {
-    struct run *run;
-    wal_log log;
-    fp_wal_options options;
-    fp_wal *wal;
-    slot slots[REQUESTS];
-    uint64_t epoch;        /* of new frames */
-    uint64_t acknowledged; /* LSN */
-    uint64_t promised;     /* acknowledged */
-    uint64_t trimmed;      /* asked for */
-    unsigned failures;     /* since the last success */
-    bool fencing;          /* nobody appends until it is known whether the fence holds */
-    bool over;             /* for this life */
-} owner;
-
-typedef struct run {
-    fp_sim_world *world;
-    fp_disk_medium *medium;
-    fp_disk *disk;
-    uint64_t random;
-    bool stop;
-    bool armed, dead; /* the power may fail; it has */
-    owner owners[WALS];
-    uint64_t acknowledged, crashes, failed; /* altogether */
-} run;
-
-static uint64_t draw(run *r, uint64_t below)
-{
-    r->random ^= r->random << 13;
-    r->random ^= r->random >> 7;
-    r->random ^= r->random << 17;
-    return (r->random >> 11) % below;
-}
-
-static uint64_t now(const run *r) { return r->world ? fp_sim_now_ns(r->world) : 0; }
-
-/* ---- what an owner does ---------------------------------------------------------------------- */
-
-static void act(slot *s);
-
-static void check_read(const slot *s)
-{
-    const owner *o = s->owner;
-    const uint8_t *at = s->buffer + s->value % BLOCK;
-    CHECK(s->req.lsn >= s->value && s->req.lsn <= o->log.end);
-    CHECK(!memcmp(at, o->log.bytes + s->value, s->req.lsn - s->value));
-}
-
-static void done(fp_wal_req *req)
-{
-    slot *s = req->user;
-    owner *o = s->owner;
-    int status = req->status;
-    bool read = s->what == READ;
-    if (!status && s->what == APPEND) {
-        CHECK(req->lsn >= s->value && req->lsn <= o->log.end);
-        o->run->acknowledged++;
-        o->acknowledged = req->lsn > o->acknowledged ? req->lsn : o->acknowledged;
-    } else if (s->what == FENCE) {
-        o->fencing = false;
-        if (!status) { /* the new owner's log goes on where the WAL ends */
-            o->promised = o->epoch = s->value;
-            wal_log_truncate(&o->log, fp_wal_end(o->wal));
-        }
-    } else if (!status && read) {
-        check_read(s);
-    }
-    CHECK(status != FARPOOL_E_CORRUPT && status != FARPOOL_E_INVAL);
-    s->what = IDLE;
-    o->failures = status ? o->failures + 1 : 0;
-    o->run->failed += status != 0;
-    if (status == FARPOOL_E_CLOSED || (status == FARPOOL_E_IO && !read) || o->failures > 20)
-        o->over = true;
-    for (int i = 0; i < REQUESTS && !o->over && !o->run->stop; i++)
-        if (o->slots[i].what == IDLE)
-            act(&o->slots[i]);
-}
-
-static bool try_append(slot *s)
-{
-    owner *o = s->owner;
-    run *r = o->run;
-    uint64_t end = fp_wal_end(o->wal), room = fp_wal_landing_free(o->wal);
-    if (o->fencing)
-        return false;
-    if (o->log.end < LSN_MAX && draw(r, 4)) {
-        size_t longest = draw(r, 8) ? 3000 : o->options.landing_bytes - BLOCK;
-        wal_log_frame(&o->log, o->epoch, 40 + draw(r, longest - 60), seed);
-    }
-    uint64_t upto = wal_log_after(&o->log, end, 1 + (unsigned)draw(r, 4));
-    if (upto > room)
-        upto = wal_log_after(&o->log, end, 1);
-    if (upto <= end || upto > room)
-        return false;
-    /* More lands than is appended, as far as there is room, and not always whole frames. */
-    wal_log_land(&o->log, o->options.landing, o->options.landing_bytes, end,
-                 o->log.end < room ? o->log.end : room);
-    s->what = APPEND;
-    s->value = upto;
-    int rc = fp_wal_append(o->wal, upto, &s->req); /* FENCED: a fence has failed */
-    CHECK(!rc || rc == FARPOOL_E_FENCED || rc == FARPOOL_E_IO);
-    return !rc;
-}
-
-static bool try_fence(slot *s)
-{
-    owner *o = s->owner;
-    if (o->fencing)
-        return false;
-    s->what = FENCE;
-    s->value = o->epoch + 1;
-    o->fencing = !fp_wal_fence(o->wal, s->value, &s->req);
-    return o->fencing;
-}
-
-static bool try_trim(slot *s)
-{
-    owner *o = s->owner;
-    uint64_t start = fp_wal_start(o->wal), durable = fp_wal_durable(o->wal);
-    s->what = TRIM;
-    s->value = start + draw(o->run, durable - start + 1);
-    s->value = o->failures ? durable : s->value;
-    o->trimmed = s->value > o->trimmed ? s->value : o->trimmed;
-    return !fp_wal_trim(o->wal, s->value, &s->req);
-}
-
-static bool try_read(slot *s)
-{
-    owner *o = s->owner;
-    uint64_t start = fp_wal_start(o->wal), durable = fp_wal_durable(o->wal);
-    if (start == durable)
-        return false;
-    s->what = READ;
-    s->value = wal_log_after(&o->log, start + draw(o->run, durable - start), 1);
-    uint64_t to = s->value + 1 + draw(o->run, 9000);
-    to = to < durable ? to : durable;
-    return s->value < to && !fp_wal_read(o->wal, s->value, to, s->buffer, &s->req);
-}
-
-static void act(slot *s)
-{
-    uint64_t choice = draw(s->owner->run, 100);
-    bool taken;
-    if (choice < 80)
-        taken = try_append(s);
-    else if (choice < 83)
-        taken = try_fence(s);
-    else if (choice < 88)
-        taken = try_trim(s);
-    else
-        taken = try_read(s);
-    if (!taken)
-        s->what = IDLE;
-}
-
 /* ---- opening, and what is found -------------------------------------------------------------- */
-
-static void check_all(owner *o)
-{
-    uint64_t start = fp_wal_start(o->wal), end = fp_wal_end(o->wal), read_to;
-    const fp_wal_damage *damage = fp_wal_damage_found(o->wal);
-    CHECK(damage->kind == FP_WAL_UNDAMAGED);
-    CHECK(end >= o->acknowledged && end <= o->log.end && end == fp_wal_durable(o->wal));
-    CHECK(fp_wal_epoch(o->wal) >= o->promised);
-    CHECK(start <= o->trimmed);
-    if (start == end)
-        return;
-    uint8_t *buffer = disk_buffer(end / BLOCK * BLOCK + BLOCK - start / BLOCK * BLOCK, 0);
-    CHECK(!wal_read(o->run->disk, o->wal, start, end, buffer, &read_to));
-    CHECK(read_to == end);
-    CHECK(!memcmp(buffer + start % BLOCK, o->log.bytes + start, end - start));
-    free(buffer);
-}
 
 static void count_one(fp_wal_req *req) { ++*(unsigned *)req->user; }
 
@@ -231,7 +33,7 @@ static bool try_open(owner *o, uint64_t until)
     fp_wal_req req = {.done = count_one, .user = &count};
     memset(o->options.landing, 0xa5, o->options.landing_bytes);
     CHECK(!fp_wal_open(o->run->disk, &o->options, &req, &o->wal));
-    while (!count && !o->run->dead && now(o->run) < until)
+    while (!count && !o->run->dead && wal_now(o->run) < until)
         CHECK(fp_disk_poll(o->run->disk, 1) >= 0);
     if (count && !req.status)
         return true;
@@ -263,7 +65,7 @@ static void open_disk(run *r)
 static void draw_faults(fp_disk_sim_config *config)
 {
     *config = (fp_disk_sim_config){.slow_per_million = 50000, .slow_ns = 500000};
-    for (int kind = 0; kind < FP_DISK_KINDS && seed % 3 == 0; kind++)
+    for (int kind = 0; kind < FP_DISK_KINDS && wal_seed % 3 == 0; kind++)
         config->eio_per_million[kind] = 3000;
 }
 
@@ -273,10 +75,10 @@ static void open_all(run *r)
     fp_disk_sim_config faulty;
     for (unsigned tries = 0; tries < 3; tries++) {
         open_disk(r);
-        uint64_t until = fp_sim_now_ns(r->world) + draw(r, 5000000);
+        uint64_t until = fp_sim_now_ns(r->world) + wal_draw(r, 5000000);
         draw_faults(&faulty);
         fp_disk_sim_configure(r->medium, &faulty);
-        r->armed = draw(r, 2);
+        r->armed = wal_draw(r, 2);
         if (r->armed)
             fp_sim_at(r->world, until, crash, r);
         if (try_open(&r->owners[tries % WALS], until)) {
@@ -294,52 +96,7 @@ static void open_all(run *r)
     }
 }
 
-/* A new owner's log goes on where the WAL ends; the old one goes on with its own. */
-static void take_over(owner *o)
-{
-    o->acknowledged = fp_wal_end(o->wal);
-    o->epoch = fp_wal_epoch(o->wal) > o->epoch ? fp_wal_epoch(o->wal) : o->epoch;
-    if (draw(o->run, 2) || fp_wal_epoch(o->wal) == o->epoch) {
-        wal_log_truncate(&o->log, fp_wal_end(o->wal));
-        o->epoch++;
-        CHECK(!wal_fence(o->run->disk, o->wal, o->epoch));
-        o->promised = o->epoch;
-    }
-}
-
 /* ---- lives ----------------------------------------------------------------------------------- */
-
-static void start_owners(run *r)
-{
-    r->stop = false;
-    for (unsigned i = 0; i < WALS; i++) {
-        owner *o = &r->owners[i];
-        o->over = false;
-        o->failures = 0;
-        o->fencing = false;
-        for (unsigned k = 0; k < REQUESTS; k++)
-            o->slots[k].what = IDLE;
-        for (unsigned k = 0; k < REQUESTS; k++)
-            act(&o->slots[k]);
-    }
-}
-
-static bool idle(const run *r)
-{
-    for (unsigned i = 0; i < WALS; i++)
-        for (unsigned k = 0; k < REQUESTS; k++)
-            if (r->owners[i].slots[k].what != IDLE)
-                return false;
-    return true;
-}
-
-static void poll_once(run *r)
-{
-    CHECK(fp_disk_poll(r->disk, 1) >= 0);
-    for (unsigned i = 0; i < WALS; i++) /* who found nothing to do tries again */
-        if (!r->owners[i].over && r->owners[i].slots[0].what == IDLE && !r->stop)
-            act(&r->owners[i].slots[0]);
-}
 
 static void poll_until(run *r, uint64_t until)
 {
@@ -351,10 +108,10 @@ static void poll_until(run *r, uint64_t until)
 static void live(run *r, uint64_t lifetime_ns)
 {
     fp_disk_sim_config faulty;
-    uint64_t end = fp_sim_now_ns(r->world) + lifetime_ns, way = draw(r, 4);
+    uint64_t end = fp_sim_now_ns(r->world) + lifetime_ns, way = wal_draw(r, 4);
     draw_faults(&faulty);
-    if (draw(r, 3) == 0)
-        faulty.capacity_bytes = (50 + draw(r, 200)) * BLOCK;
+    if (wal_draw(r, 3) == 0)
+        faulty.capacity_bytes = (50 + wal_draw(r, 200)) * BLOCK;
     fp_disk_sim_configure(r->medium, &faulty);
     r->armed = way < 2;
     if (r->armed)
@@ -365,7 +122,7 @@ static void live(run *r, uint64_t lifetime_ns)
     r->armed = false;
     fp_disk_sim_configure(r->medium, &plain);
     if (way == 3) {
-        while (!idle(r))
+        while (!wal_idle(r))
             CHECK(fp_disk_poll(r->disk, 1) >= 0);
         for (unsigned i = 0; i < WALS; i++) {
             int rc = wal_close(r->disk, r->owners[i].wal);
@@ -374,41 +131,11 @@ static void live(run *r, uint64_t lifetime_ns)
         }
     }
     fp_disk_close(r->disk);
-    CHECK(idle(r));
+    CHECK(wal_idle(r));
     for (unsigned i = 0; i < WALS; i++)
         fp_wal_free(r->owners[i].wal);
-    r->armed = way == 2 && draw(r, 2);
+    r->armed = way == 2 && wal_draw(r, 2);
     crash(r); /* the machine, soon after the process */
-}
-
-static void open_owner(run *r, unsigned index)
-{
-    owner *o = &r->owners[index];
-    uint64_t start = FP_REDO_LSN_FIRST + 8 * draw(r, 3000);
-    size_t ring = (4 + draw(r, 12)) * BLOCK;
-    o->run = r;
-    o->options = (fp_wal_options){.partition = 7 + index,
-                                  .landing = disk_buffer(ring, 0),
-                                  .landing_bytes = ring,
-                                  .start = start,
-                                  .segment_bytes = (1 + draw(r, 6)) * BLOCK};
-    wal_log_open(&o->log, 7 + index, start);
-    o->acknowledged = o->trimmed = start;
-    o->epoch = 1;
-    for (unsigned k = 0; k < REQUESTS; k++) {
-        slot *s = &o->slots[k];
-        s->owner = o;
-        s->buffer = disk_buffer(4 * BLOCK, 0);
-        s->req = (fp_wal_req){.done = done, .user = s};
-    }
-}
-
-static void close_owner(owner *o)
-{
-    for (unsigned k = 0; k < REQUESTS; k++)
-        free(o->slots[k].buffer);
-    free(o->options.landing);
-    wal_log_close(&o->log);
 }
 
 static uint64_t totals[3];
@@ -417,8 +144,8 @@ static uint64_t run_seed(void)
 {
     run *r = calloc(1, sizeof *r);
     CHECK(r);
-    r->random = seed * 0x9e3779b97f4a7c15 + 1;
-    CHECK(!fp_sim_world_open(seed, &(fp_sim_config){.late = seed % 2}, &r->world));
+    r->random = wal_seed * 0x9e3779b97f4a7c15 + 1;
+    CHECK(!fp_sim_world_open(wal_seed, &(fp_sim_config){.late = wal_seed % 2}, &r->world));
     CHECK(!fp_disk_medium_open(r->world, &plain, &r->medium));
     for (unsigned i = 0; i < WALS; i++)
         open_owner(r, i);
@@ -426,7 +153,7 @@ static uint64_t run_seed(void)
         open_all(r);
         for (unsigned k = 0; k < WALS; k++)
             take_over(&r->owners[k]);
-        live(r, 100000 + draw(r, 40) * draw(r, 1000000));
+        live(r, 100000 + wal_draw(r, 40) * wal_draw(r, 1000000));
     }
     open_all(r);
     uint64_t hash = fp_sim_trace_hash(r->world);
@@ -469,7 +196,7 @@ static void live_for_real(run *r, bool in_order)
         r->owners[i].wal = NULL;
     }
     fp_disk_close(r->disk);
-    CHECK(idle(r));
+    CHECK(wal_idle(r));
     for (unsigned i = 0; i < WALS; i++)
         fp_wal_free(r->owners[i].wal);
 }
@@ -512,9 +239,9 @@ int main(void)
 {
     const char *given = getenv("SEED");
     uint64_t first = given ? strtoull(given, NULL, 10) : 1, last = given ? first : SEEDS;
-    for (seed = first; seed <= last; seed++) {
+    for (wal_seed = first; wal_seed <= last; wal_seed++) {
         uint64_t hash = run_seed();
-        if (seed % 50 == 0)
+        if (wal_seed % 50 == 0)
             CHECK(hash == run_seed());
     }
     printf("%llu appends acknowledged, %llu power failures, %llu requests failed\n",
