@@ -181,8 +181,7 @@ static int open_ring(fp_redo_log *log, const farpool_partition_options *options,
     log->ring_count++;
     if (ring->lost)
         return 0;
-    if (!ring->extent_bytes || ring->extent_bytes > log->ring_bytes * ring->extent_count ||
-        ring->extent_count * ring->extent_bytes < log->ring_bytes)
+    if (!ring->extent_bytes || (log->ring_bytes - 1) / ring->extent_bytes >= ring->extent_count)
         return fp_error(FARPOOL_E_PROTO,
                         "memory node %s: %u extents of %llu bytes for a ring of %llu", uri,
                         ring->extent_count, (unsigned long long)ring->extent_bytes,

@@ -31,7 +31,16 @@ typedef struct found_log {
     uint64_t have;  /* read so far, as an LSN */
     uint64_t end;   /* of what is valid */
     uint64_t epoch; /* of the last frame; 0: there is none */
+    bool used;      /* there are others than owners' first frames */
 } found_log;
+
+/* What all rings have. */
+typedef struct survey {
+    found_log found[2];
+    unsigned best;    /* found[best] is the log */
+    unsigned telling; /* rings that have a log at all */
+    bool used;        /* any ring has commits */
+} survey;
 
 static void close_found(found_log *found)
 {
@@ -87,7 +96,7 @@ static int read_more(fp_redo_log *log, unsigned index, found_log *into)
     int rc = fp_net_post(conn, &op, 1);
     if (rc) {
         fp_io_put(log->thread, io);
-        return rc;
+        return rc == FARPOOL_E_CLOSED ? FARPOOL_E_NODE : rc;
     }
     rc = wait_for(log, io);
     into->have += rc ? 0 : bytes;
@@ -115,6 +124,7 @@ static int read_ring(fp_redo_log *log, unsigned index, found_log *into)
 {
     into->have = into->end = FP_REDO_LSN_FIRST;
     into->epoch = 0;
+    into->used = false;
     for (;;) {
         int64_t len = next_frame(log, index, into);
         if (len <= 0)
@@ -122,6 +132,7 @@ static int read_ring(fp_redo_log *log, unsigned index, found_log *into)
         fp_redo_frame frame;
         memcpy(&frame, at_lsn(into, into->end), sizeof frame);
         into->epoch = frame.epoch;
+        into->used |= frame.kind != FP_REDO_OWNER;
         into->end += (uint64_t)len;
     }
 }
@@ -148,24 +159,23 @@ static uint64_t common_until(const found_log *a, const found_log *b)
     return lsn;
 }
 
-/* Reads all rings. found[*best] is the log; each ring's `posted` and `acked` is what it has of it. *telling:
- * how many rings have a log at all. */
-static int read_all(fp_redo_log *log, found_log *found, unsigned *best, unsigned *telling)
+/* Reads all rings. Each ring's `posted` and `acked` is what it has of the log. */
+static int read_all(fp_redo_log *log, bool recover, survey *all)
 {
-    *best = *telling = 0;
     for (unsigned i = 0; i < log->ring_count; i++) {
         fp_ring *ring = &log->rings[i];
         if (ring->lost)
             continue;
-        found_log *chosen = &found[*best], *this = &found[!*best];
+        found_log *chosen = &all->found[all->best], *this = &all->found[!all->best];
         int rc = read_ring(log, i, this);
-        if (rc == FARPOOL_E_NODE || rc == FARPOOL_E_CLOSED) {
+        if (recover && rc == FARPOOL_E_NODE) {
             ring->lost = true;
             continue;
         }
         if (rc)
             return rc;
-        *telling += this->epoch != 0;
+        all->telling += this->epoch != 0;
+        all->used |= this->used;
         uint64_t same = common_until(chosen, this);
         ring->posted = same;
         if (better(this, chosen)) {
@@ -173,7 +183,7 @@ static int read_all(fp_redo_log *log, found_log *found, unsigned *best, unsigned
                 if (log->rings[k].posted > same)
                     log->rings[k].posted = same;
             ring->posted = this->end;
-            *best = !*best;
+            all->best = !all->best;
         }
     }
     for (unsigned i = 0; i < log->ring_count; i++)
@@ -181,54 +191,68 @@ static int read_all(fp_redo_log *log, found_log *found, unsigned *best, unsigned
     return 0;
 }
 
-static int judge(const fp_redo_log *log, bool recover, const found_log *chosen, unsigned telling)
+/* A new log: none of the rings may have been in use. Somebody who began it before, but did not succeed, has left no
+ * more than first frames. */
+static int judge_new(const fp_redo_log *log, const survey *all)
+{
+    const found_log *chosen = &all->found[all->best];
+    if (!all->used)
+        return 0;
+    return fp_error(FARPOOL_E_EXISTS,
+                    "partition %llu has a redo log up to LSN %llu of epoch %llu: open it with "
+                    "recover = 1, or choose another id",
+                    (unsigned long long)log->partition->id, (unsigned long long)chosen->end,
+                    (unsigned long long)chosen->epoch);
+}
+
+static int judge_old(const fp_redo_log *log, const survey *all)
 {
     unsigned long long id = log->partition->id;
     unsigned needed = log->ring_count - log->quorum + 1;
-    if (!recover && telling)
-        return fp_error(FARPOOL_E_EXISTS,
-                        "partition %llu has a redo log up to LSN %llu of epoch %llu: open it with "
-                        "recover = 1, or choose another id",
-                        id, (unsigned long long)chosen->end, (unsigned long long)chosen->epoch);
-    if (!recover)
-        return 0;
-    if (!telling)
+    if (!all->telling && fp_rings_alive(log) == log->ring_count)
         return fp_error(FARPOOL_E_NOTFOUND, "partition %llu: none of %u log rings has any redo", id,
                         log->ring_count);
-    if (telling < needed)
+    if (all->telling < needed)
         return fp_error(FARPOOL_E_NODE,
                         "partition %llu: only %u of its %u log rings can be read and have redo; %u "
                         "are needed to be sure of every commit",
-                        id, telling, log->ring_count, needed);
-    if (chosen->epoch >= log->partition->epoch)
-        return fp_error(FARPOOL_E_FENCED,
-                        "partition %llu: its log is of epoch %llu already; %llu is not higher", id,
-                        (unsigned long long)chosen->epoch,
-                        (unsigned long long)log->partition->epoch);
+                        id, all->telling, log->ring_count, needed);
     return 0;
+}
+
+static int judge(const fp_redo_log *log, bool recover, const survey *all)
+{
+    uint64_t last = all->found[all->best].epoch, epoch = log->partition->epoch;
+    int rc = recover ? judge_old(log, all) : judge_new(log, all);
+    if (!rc && last >= epoch)
+        rc = fp_error(FARPOOL_E_FENCED,
+                      "partition %llu: its log is of epoch %llu already; %llu is not higher",
+                      (unsigned long long)log->partition->id, (unsigned long long)last,
+                      (unsigned long long)epoch);
+    return rc;
 }
 
 int fp_redo_recover(fp_redo_log *log, bool recover)
 {
-    found_log found[2] = {0};
-    unsigned best = 0, telling;
+    survey all = {0};
     uint64_t end;
     fp_redo_build nothing = {0};
-    found[0].end = FP_REDO_LSN_FIRST;
-    int rc = open_found(log, &found[0]);
+    all.found[0].end = FP_REDO_LSN_FIRST;
+    int rc = open_found(log, &all.found[0]);
     if (!rc)
-        rc = open_found(log, &found[1]);
+        rc = open_found(log, &all.found[1]);
     if (!rc)
-        rc = read_all(log, found, &best, &telling);
+        rc = read_all(log, recover, &all);
     if (!rc)
-        rc = judge(log, recover, &found[best], telling);
+        rc = judge(log, recover, &all);
     if (!rc) {
-        fp_redo_take_in(log, at_lsn(&found[best], FP_REDO_LSN_FIRST), found[best].end);
+        const found_log *chosen = &all.found[all.best];
+        fp_redo_take_in(log, at_lsn(chosen, FP_REDO_LSN_FIRST), chosen->end);
         rc = fp_redo_append(log, FP_REDO_OWNER, &nothing, &end);
     }
     if (!rc)
         rc = fp_redo_flush(log, end);
-    close_found(&found[0]);
-    close_found(&found[1]);
+    close_found(&all.found[0]);
+    close_found(&all.found[1]);
     return rc;
 }

@@ -34,7 +34,8 @@ uint64_t fp_sim_trace_hash(const fp_sim_world *world);
 void fp_sim_set_driver(fp_poller *poller, void (*driver)(void *arg), void *arg);
 
 /* At this time a function is called, in the midst of whatever is under way: to cut, heal, reset, crash, change the
- * loss, or let a device of one's own (sim_device.h) go on; nothing else. */
+ * loss, let a device of one's own (sim_device.h) go on, or let others than who is waiting now do something, who may
+ * wait themselves; nothing else. */
 void fp_sim_at(fp_sim_world *world, uint64_t time_ns, void (*call)(void *arg), void *arg);
 void fp_sim_set_loss(fp_sim_world *world, uint32_t loss_per_million);
 

@@ -198,7 +198,7 @@ void fp_sim_wait(fp_sim_world *world, const fp_sim_source *source, int timeout_m
         come_late(world, source);
     while (!*source->ready && !world->depth) {
         if (!world->count || (!once && world->heap[0].time > deadline)) {
-            if (!once)
+            if (!once && world->now < deadline) /* a call may have waited longer */
                 world->now = deadline;
             break;
         }

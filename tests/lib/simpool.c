@@ -10,6 +10,7 @@
 enum {
     POOL_BYTES = 1 << 20,
     EXTENT_UNITS = 1 << FP_EXTENT_ORDER_MIN,
+    EXTENT_BYTES = EXTENT_UNITS * FP_EXTENT_UNIT_BYTES,
     SPACE_BYTES = 64 << 20,
     TRIES = 50
 };
@@ -23,7 +24,7 @@ static void drive(void *node)
 static void node_open(sim_node *node)
 {
     fp_memnode_config config = {.name = node->uri + strlen("sim://"),
-                                .memory_bytes = (uint64_t)EXTENT_UNITS * FP_EXTENT_UNIT_BYTES,
+                                .memory_bytes = (uint64_t)node->extents * EXTENT_BYTES,
                                 .extent_order = FP_EXTENT_ORDER_MIN,
                                 .numa_node = -1,
                                 .boot_id = node->boot_id};
@@ -34,13 +35,15 @@ static void node_open(sim_node *node)
     fp_sim_set_driver(fp_memnode_poller(node->memnode, 0), drive, node);
 }
 
-void sim_setup_open(sim_setup *s, uint64_t seed, const fp_sim_config *config, unsigned node_count)
+void sim_setup_open(sim_setup *s, uint64_t seed, const fp_sim_config *config, unsigned node_count,
+                    unsigned extents)
 {
     memset(s, 0, sizeof *s);
     s->node_count = node_count;
     test_must(fp_sim_world_open(seed, config, &s->world), "opening a world");
     for (unsigned i = 0; i < node_count; i++) {
         s->nodes[i].world = s->world;
+        s->nodes[i].extents = extents;
         s->nodes[i].boot_id = seed * 1000 + i + 1;
         snprintf(s->nodes[i].uri, sizeof s->nodes[i].uri, "sim://node%u", i);
         s->uris[i] = s->nodes[i].uri;
@@ -60,8 +63,8 @@ void sim_setup_close(sim_setup *s)
     fp_sim_world_close(s->world);
 }
 
-void sim_pool_open(sim_setup *s, const char *name, uint64_t epoch, enum farpool_mapping mapping,
-                   farpool_pool **pool, farpool_partition **partition)
+void sim_pool_open(sim_setup *s, const char *name, enum farpool_mapping mapping,
+                   farpool_pool **pool)
 {
     farpool_pool_options options;
     farpool_pool_options_init(&options);
@@ -74,15 +77,27 @@ void sim_pool_open(sim_setup *s, const char *name, uint64_t epoch, enum farpool_
         rc = fp_pool_open(&options, &net_options, pool);
     }
     test_must(rc, "opening a pool");
+}
+
+void sim_partition_options(sim_setup *s, uint64_t epoch, farpool_partition_options *options)
+{
+    farpool_partition_options_init(options);
+    options->epoch = epoch;
+    options->space_bytes = SPACE_BYTES;
+    options->slab_bytes = (uint64_t)s->node_count * EXTENT_BYTES;
+    options->memnodes = s->uris;
+    options->memnode_count = s->node_count;
+}
+
+void sim_partition_open(sim_setup *s, const char *name, uint64_t epoch,
+                        enum farpool_mapping mapping, farpool_pool **pool,
+                        farpool_partition **partition)
+{
     farpool_partition_options part;
-    farpool_partition_options_init(&part);
-    part.epoch = epoch;
-    part.space_bytes = SPACE_BYTES;
-    part.slab_bytes = (uint64_t)s->node_count * EXTENT_UNITS * FP_EXTENT_UNIT_BYTES;
-    part.memnodes = s->uris;
-    part.memnode_count = s->node_count;
+    sim_pool_open(s, name, mapping, pool);
+    sim_partition_options(s, epoch, &part);
     /* Losses: a node may have granted its share without our hearing of it, so the epoch must rise. */
-    rc = farpool_partition_open(*pool, &part, partition);
+    int rc = farpool_partition_open(*pool, &part, partition);
     for (int tries = 0; rc && tries < TRIES; tries++) {
         test_must(rc == FARPOOL_E_NODE || rc == FARPOOL_E_FENCED ? 0 : rc, "opening a partition");
         sim_pass(s, 1100); /* nobody tries again within a second */
@@ -123,7 +138,10 @@ sim_node *sim_page_node(sim_setup *s, farpool_partition *partition, farpool_pid 
 {
     uint64_t unit;
     const char *uri = partition->pool->nodes[extent_of(partition, pid, &unit)->node].uri;
-    return &s->nodes[strcmp(uri, s->nodes[0].uri) != 0];
+    unsigned i = 0;
+    while (strcmp(uri, s->nodes[i].uri) != 0)
+        i++;
+    return &s->nodes[i];
 }
 
 uint8_t *sim_page_slot(sim_setup *s, farpool_partition *partition, farpool_pid pid)

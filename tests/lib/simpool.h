@@ -7,13 +7,14 @@
 #include "compute/pool.h"
 #include "memnode/server.h"
 
-enum { SIM_NODES_MAX = 2 };
+enum { SIM_NODES_MAX = 5 };
 
 typedef struct sim_node {
     char uri[32];
     fp_memnode *memnode;
     uint64_t boot_id;
-    bool lost; /* has crashed: what it held is gone */
+    unsigned extents; /* its memory */
+    bool lost;        /* has crashed: what it held is gone */
     fp_sim_world *world;
 } sim_node;
 
@@ -26,14 +27,20 @@ typedef struct sim_setup {
     fp_poller *clock;
 } sim_setup;
 
-/* Each node has one extent's memory. Ends the process on failure, as everything here. */
-void sim_setup_open(sim_setup *s, uint64_t seed, const fp_sim_config *config, unsigned node_count);
+/* Each node has so many extents' memory. Ends the process on failure, as everything here. */
+void sim_setup_open(sim_setup *s, uint64_t seed, const fp_sim_config *config, unsigned node_count,
+                    unsigned extents);
 void sim_setup_close(sim_setup *s);
 
-/* A pool of 1 MiB with one partition that has all the nodes' memory, named `name` in the world. The epoch is
- * `epoch` or, where losses make it try again, higher. Mapping vm: if the kernel has it, else frames. */
-void sim_pool_open(sim_setup *s, const char *name, uint64_t epoch, enum farpool_mapping mapping,
-                   farpool_pool **pool, farpool_partition **partition);
+/* A pool of 1 MiB, named `name` in the world. Mapping vm: if the kernel has it, else frames. */
+void sim_pool_open(sim_setup *s, const char *name, enum farpool_mapping mapping,
+                   farpool_pool **pool);
+/* A partition on all the nodes, whose slab takes one extent of each. */
+void sim_partition_options(sim_setup *s, uint64_t epoch, farpool_partition_options *options);
+/* A pool with such a partition. The epoch is `epoch` or, where losses make it try again, higher. */
+void sim_partition_open(sim_setup *s, const char *name, uint64_t epoch,
+                        enum farpool_mapping mapping, farpool_pool **pool,
+                        farpool_partition **partition);
 
 void sim_pass(sim_setup *s, unsigned ms); /* lets so much of the world's time pass */
 void sim_node_crash(void *node);          /* a sim_node; also for fp_sim_at */

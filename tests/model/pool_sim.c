@@ -21,6 +21,7 @@ enum {
     SEEDS = 300,
     SEEDS_QUICK = 100,
     OPS = 250,
+    NODES_MAX = 2,
     PAGES_MAX = 300, /* 2.5 times what the pool holds, two thirds of one node's slots */
     HELD_MAX = 8,
     FRAMES_STUCK_MIN = 180, /* of 256; the rest may be fixed or on their way */
@@ -362,7 +363,7 @@ static void take_over(void)
 {
     farpool_pool *pool;
     farpool_partition *part;
-    sim_pool_open(&r.sim, "rival", 2, FARPOOL_MAPPING_FRAMES, &pool, &part);
+    sim_partition_open(&r.sim, "rival", 2, FARPOOL_MAPPING_FRAMES, &pool, &part);
     r.fenced = true;
     for (unsigned i = 0; i < PAGES_MAX; i++) {
         farpool_pid pid;
@@ -408,10 +409,10 @@ static uint64_t run_seed(uint64_t seed)
     r.trouble = schedule[seed % (sizeof schedule / sizeof schedule[0])];
     r.quiet = r.trouble == NONE || r.trouble == CRASH || r.trouble == RIVAL;
     fp_sim_config config = {.torn = seed % 4 != 0, .late = seed % 3 != 0};
-    sim_setup_open(&r.sim, seed, &config, 1 + (unsigned)draw(SIM_NODES_MAX));
+    sim_setup_open(&r.sim, seed, &config, 1 + (unsigned)draw(NODES_MAX), 1);
     if (!r.quiet)
         fp_sim_set_loss(r.sim.world, 500u << draw(8));
-    sim_pool_open(&r.sim, "pool", 1, draw(3) ? FARPOOL_MAPPING_FRAMES : FARPOOL_MAPPING_VM, &r.pool,
+    sim_partition_open(&r.sim, "pool", 1, draw(3) ? FARPOOL_MAPPING_FRAMES : FARPOOL_MAPPING_VM, &r.pool,
                   &r.part);
     for (unsigned i = 0; i < PAGES_MAX * 3 / 4; i++)
         op_alloc(); /* more than fits */
