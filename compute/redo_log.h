@@ -31,6 +31,9 @@ typedef struct fp_ring {
     uint64_t posted, acked; /* everything before these LSNs is on its way, or there */
     unsigned inflight;      /* WRITEs of the batch under way */
     bool lost;
+    /* Its node has forgotten a log that there is. The header of the log's first frame is written to it behind all
+     * that was recovered: until then it says nothing to whoever recovers the log next. */
+    bool blank;
 } fp_ring;
 
 typedef struct fp_redo_log {
@@ -42,6 +45,7 @@ typedef struct fp_redo_log {
     fp_thread *thread;             /* the rings' connections: the flusher's */
     fp_ring rings[FP_RINGS_MAX];
     unsigned ring_count, quorum;
+    uint64_t own; /* LSN behind the owner's first frame; written before anything is flushed */
 
     pthread_mutex_t lock; /* of those who append */
     _Atomic uint64_t end; /* written under lock; release: the frames before it are in the mirror */

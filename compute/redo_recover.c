@@ -10,7 +10,9 @@
  *               what a ring misses before its own first frame, so a log that ends in a higher epoch has
  *               all that was acknowledged in earlier ones
  *   4. repair   every ring gets what it misses, and the new owner's first frame, behind which no frame of
- *               an earlier epoch counts; w rings have it before anything else happens
+ *               an earlier epoch counts; w rings have it before anything else happens. A ring that was empty
+ *               gets the log's first frame last: half a copy must not speak for the commits that this ring
+ *               once acknowledged
  *
  * The choice of 3 is that of Viewstamped Replication (Oki, Liskov, PODC 1988) and Raft for logs.
  */
@@ -178,6 +180,7 @@ static int read_all(fp_redo_log *log, bool recover, survey *all)
         all->used |= this->used;
         uint64_t same = common_until(chosen, this);
         ring->posted = same;
+        ring->blank = !this->epoch;
         if (better(this, chosen)) {
             for (unsigned k = 0; k < i; k++)
                 if (log->rings[k].posted > same)
@@ -189,6 +192,17 @@ static int read_all(fp_redo_log *log, bool recover, survey *all)
     for (unsigned i = 0; i < log->ring_count; i++)
         log->rings[i].acked = log->rings[i].posted;
     return 0;
+}
+
+/* Rings without redo, if there is any to be written to them, get their first frame last. */
+static void withhold_first_frame(fp_redo_log *log, const survey *all)
+{
+    for (unsigned i = 0; i < log->ring_count; i++) {
+        fp_ring *ring = &log->rings[i];
+        ring->blank = ring->blank && all->telling;
+        if (ring->blank)
+            ring->posted += sizeof(fp_redo_frame);
+    }
 }
 
 /* A new log: none of the rings may have been in use. Somebody who began it before, but did not succeed, has left no
@@ -235,7 +249,6 @@ static int judge(const fp_redo_log *log, bool recover, const survey *all)
 int fp_redo_recover(fp_redo_log *log, bool recover)
 {
     survey all = {0};
-    uint64_t end;
     fp_redo_build nothing = {0};
     all.found[0].end = FP_REDO_LSN_FIRST;
     int rc = open_found(log, &all.found[0]);
@@ -248,10 +261,11 @@ int fp_redo_recover(fp_redo_log *log, bool recover)
     if (!rc) {
         const found_log *chosen = &all.found[all.best];
         fp_redo_take_in(log, at_lsn(chosen, FP_REDO_LSN_FIRST), chosen->end);
-        rc = fp_redo_append(log, FP_REDO_OWNER, &nothing, &end);
+        withhold_first_frame(log, &all);
+        rc = fp_redo_append(log, FP_REDO_OWNER, &nothing, &log->own);
     }
     if (!rc)
-        rc = fp_redo_flush(log, end);
+        rc = fp_redo_flush(log, log->own);
     close_found(&all.found[0]);
     close_found(&all.found[1]);
     return rc;

@@ -44,6 +44,12 @@ static fp_net_op make_write(const fp_redo_log *log, const fp_ring *ring, uint64_
     return op;
 }
 
+/* Everything else that was recovered is there, acknowledged: the header that makes it a log. */
+static bool is_first_frame_due(const fp_redo_log *log, const fp_ring *ring)
+{
+    return ring->blank && ring->posted >= log->own;
+}
+
 static void post(fp_redo_log *log, unsigned index, uint64_t end)
 {
     fp_ring *ring = &log->rings[index];
@@ -51,18 +57,23 @@ static void post(fp_redo_log *log, unsigned index, uint64_t end)
     fp_net_op ops[PIECES_MAX];
     fp_io *ios[PIECES_MAX];
     unsigned n = 0;
-    uint64_t lsn = ring->posted;
+    bool first = is_first_frame_due(log, ring);
+    uint64_t lsn = first ? FP_REDO_LSN_FIRST : ring->posted;
+    end = first ? FP_REDO_LSN_FIRST + sizeof(fp_redo_frame) : end;
     while (lsn < end && n < PIECES_MAX && thread->free_io_count) {
         uint64_t bytes = fp_ring_piece(log, ring, lsn, end);
         ios[n] = fp_io_take_ring(thread, index, lsn + bytes);
         ops[n] = make_write(log, ring, lsn, bytes, ios[n]);
+        if (ring->blank) /* what it has does not count, until it has all */
+            ios[n]->lsn = first ? ring->posted : 0;
         lsn += bytes;
         n++;
     }
     if (!n)
         return; /* every transfer is in use: when one is done */
     if (thread->conns[ring->node] && !fp_net_post(thread->conns[ring->node], ops, n)) {
-        ring->posted = lsn;
+        ring->posted = first ? ring->posted : lsn;
+        ring->blank = ring->blank && !first;
         ring->inflight = n;
         atomic_fetch_add_explicit(&log->batches, 1, memory_order_relaxed);
         return;
@@ -76,7 +87,8 @@ void fp_rings_post(fp_redo_log *log)
 {
     uint64_t end = atomic_load_explicit(&log->end, memory_order_acquire);
     for (unsigned i = 0; i < log->ring_count; i++)
-        if (!log->rings[i].lost && !log->rings[i].inflight && log->rings[i].posted < end)
+        if (!log->rings[i].lost && !log->rings[i].inflight &&
+            (log->rings[i].posted < end || is_first_frame_due(log, &log->rings[i])))
             post(log, i, end);
 }
 

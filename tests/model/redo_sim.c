@@ -41,13 +41,13 @@ enum trouble { RESETS = 1, CUTS = 2, CRASHES = 4, LOSSES = 8 };
 static const unsigned schedule[] = {0,
                                     RESETS,
                                     CUTS,
-                                    CRASHES,
-                                    LOSSES,
-                                    CUTS,
                                     CUTS | CRASHES,
+                                    LOSSES,
                                     RESETS | CRASHES,
+                                    CUTS | CRASHES,
                                     CRASHES,
                                     CUTS | LOSSES,
+                                    CUTS | CRASHES,
                                     15,
                                     CUTS | RESETS | CRASHES};
 
@@ -69,6 +69,7 @@ typedef struct run {
     bool opening; /* somebody is */
     bool nested;  /* somebody does something in the midst of it */
     unsigned cuts, crashes_left;
+    unsigned blank; /* bit i: node i had no redo when this opening began */
     uint64_t epoch; /* the last one given away */
     sim_setup sim;
     unsigned crashes[SIM_NODES_MAX];
@@ -145,6 +146,46 @@ static void disturb(void *arg)
         crash(i);
     else if (kind == 7)
         restart(i);
+}
+
+/* Of a node's ring, what would not be zero with any redo in it; NULL: it has no ring. */
+static const uint8_t *ring_start(unsigned i)
+{
+    const fp_memnode *node = r.sim.nodes[i].memnode;
+    for (const fp_grant *g = node->grants; g; g = g->next)
+        if (g->use == FP_USE_RING)
+            return (uint8_t *)node->extents.list[g->extents[0]].mem.addr + FP_REDO_LSN_FIRST;
+    return NULL;
+}
+
+static bool is_blank(unsigned i)
+{
+    static const uint8_t zeros[256];
+    const uint8_t *start = ring_start(i);
+    return !start || !memcmp(start, zeros, sizeof zeros);
+}
+
+/* Looks again and again whether a ring that was blank is being written, and then perhaps kills who does it. */
+static void watch(void *arg)
+{
+    bool written = false;
+    if (!r.opening || r.quiet)
+        return;
+    for (unsigned i = 0; i < r.copies; i++)
+        written |= (r.blank >> i & 1) && !is_blank(i);
+    for (unsigned i = 0; i < r.sim.node_count && written; i++)
+        fp_sim_reset(r.sim.world, r.name, r.sim.uris[i] + strlen("sim://"));
+    if (!written)
+        fp_sim_at(r.sim.world, fp_sim_now_ns(r.sim.world) + 500 + draw(3000), watch, arg);
+}
+
+static void start_watch(void)
+{
+    r.blank = 0;
+    for (unsigned i = 0; i < r.copies; i++)
+        r.blank |= (unsigned)is_blank(i) << i;
+    if (r.blank)
+        fp_sim_at(r.sim.world, fp_sim_now_ns(r.sim.world) + 1, watch, NULL);
 }
 
 /* Within so many ns from now. */
@@ -396,8 +437,14 @@ static void take_over_somehow(void)
         r.name = next;
         r.cuts = 0;
         for (unsigned i = 0; i < r.sim.node_count; i++)
-            if (draw(4) == 0)
+            if (draw(3) == 0)
                 cut(i);
+    }
+    if ((r.trouble & CRASHES) && draw(2)) {
+        unsigned i = (unsigned)draw(r.sim.node_count);
+        crash(i);
+        restart(i);
+        start_watch();
     }
     try_take_over();
 }
@@ -437,6 +484,8 @@ static void live(void)
 {
     for (unsigned owners = OWNERS_MIN + (unsigned)draw(OWNERS_MORE); owners; owners--) {
         rouse();
+        if ((r.trouble & CUTS) && draw(2))
+            cut((unsigned)draw(r.sim.node_count)); /* one ring falls behind */
         for (uint64_t ops = draw(OPS_MAX); ops; ops--) {
             if (draw(6) == 0)
                 make_trouble(60000);
@@ -462,10 +511,10 @@ static uint64_t run_seed(uint64_t seed)
     r.seed = r.random = seed;
     r.trouble = schedule[seed % (sizeof schedule / sizeof schedule[0])];
     r.name = "nobody";
-    r.crashes_left = (unsigned)draw(8);
+    r.crashes_left = (unsigned)draw(6);
     fp_sim_config config = {.torn = seed % 5 != 0, .late = seed % 3 != 0};
     unsigned nodes = 1 + (unsigned)draw(SIM_NODES_MAX);
-    r.copies = 1 + (unsigned)draw(nodes);
+    r.copies = nodes - (unsigned)draw(nodes) / 2;
     r.quorum = draw(2) ? r.copies / 2 + 1 : 1 + (unsigned)draw(r.copies);
     sim_setup_open(&r.sim, seed, &config, nodes, 2);
     rouse();
