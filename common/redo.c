@@ -140,7 +140,8 @@ size_t fp_redo_check(const void *data, size_t available, const fp_redo_expect *e
     size_t bytes = frame.len - sizeof frame;
     if (header_crc(fp_crc32c(0, records, bytes), &frame) != frame.crc)
         return 0;
-    return records_fit(records, bytes, frame.records) ? frame.len : 0;
+    bool fits = frame.kind == FP_REDO_OWNER ? !bytes : records_fit(records, bytes, frame.records);
+    return fits ? frame.len : 0;
 }
 
 fp_redo_walk fp_redo_walk_start(const void *data)

@@ -27,7 +27,7 @@ enum {
 
 enum fp_redo_kind {
     FP_REDO_MTR = 1, /* records: all of them or none */
-    FP_REDO_OWNER,   /* first frame of a new epoch; no records */
+    FP_REDO_OWNER,   /* first frame of a new epoch; no records, but the rings' shape */
 };
 
 typedef struct fp_redo_frame {
@@ -37,10 +37,17 @@ typedef struct fp_redo_frame {
     uint64_t epoch;
     uint64_t partition;
     uint32_t kind;
-    uint32_t records;
+    uint32_t records; /* OWNER: fp_redo_shape */
 } fp_redo_frame;
 
 _Static_assert(sizeof(fp_redo_frame) == 40, "redo frame");
+
+/* How a log is kept in rings, so that nobody goes on with it otherwise: their size, a multiple of FARPOOL_UNIT_BYTES
+ * less than 2^26 of them, how many there are and how many of them are a quorum, both below 8. */
+static inline uint32_t fp_redo_shape(uint64_t ring_bytes, unsigned copies, unsigned quorum)
+{
+    return (uint32_t)(ring_bytes / FARPOOL_UNIT_BYTES) << 6 | copies << 3 | quorum;
+}
 
 enum fp_redo_type {
     FP_REDO_RANGE = 1, /* len bytes of the page from offset on are these */

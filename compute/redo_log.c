@@ -27,6 +27,11 @@ static void copy_in(fp_redo_log *log, uint64_t lsn, const void *data, size_t len
         memcpy(log->mirror.addr, (const char *)data + first, len - first);
 }
 
+uint32_t fp_redo_log_shape(const fp_redo_log *log)
+{
+    return fp_redo_shape(log->ring_bytes, log->ring_count, log->quorum);
+}
+
 void fp_redo_copy_out(const fp_redo_log *log, uint64_t lsn, void *to, size_t len)
 {
     uint64_t at = lsn % log->ring_bytes;
@@ -48,12 +53,17 @@ static int report_failure(const fp_redo_log *log, int code)
                     (unsigned long long)log->partition->id, log->reason);
 }
 
-static int check_room_locked(const fp_redo_log *log, uint64_t end, size_t len)
+/* What every owner's first frame needs to be there for those to come, or a full log could not be recovered. */
+static uint64_t reserve(const fp_redo_log *log) { return log->ring_bytes / 64; }
+
+static int check_room_locked(const fp_redo_log *log, enum fp_redo_kind kind, uint64_t end,
+                             size_t len)
 {
+    uint64_t room = log->ring_bytes - (kind == FP_REDO_OWNER ? 0 : reserve(log));
     int failed = atomic_load_explicit(&log->failed, memory_order_acquire);
     if (failed)
         return report_failure(log, failed);
-    if (end + len - FP_REDO_LSN_FIRST > log->ring_bytes)
+    if (end + len - FP_REDO_LSN_FIRST > room)
         return fp_error(FARPOOL_E_NOSPACE,
                         "partition %llu: its log rings of %llu bytes are full at LSN %llu",
                         (unsigned long long)log->partition->id, (unsigned long long)log->ring_bytes,
@@ -68,13 +78,13 @@ int fp_redo_append(fp_redo_log *log, enum fp_redo_kind kind, const fp_redo_build
         .epoch = log->partition->epoch,
         .partition = log->partition->id,
         .kind = kind,
-        .records = build->records,
+        .records = kind == FP_REDO_OWNER ? fp_redo_log_shape(log) : build->records,
     };
     uint32_t crc = fp_redo_build_crc(build);
     size_t len = sizeof frame + build->len;
     pthread_mutex_lock(&log->lock);
     uint64_t end = atomic_load_explicit(&log->end, memory_order_relaxed);
-    int rc = check_room_locked(log, end, len);
+    int rc = check_room_locked(log, kind, end, len);
     if (!rc) {
         frame.lsn = end;
         fp_redo_seal(&frame, crc, build->len);

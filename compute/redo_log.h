@@ -80,6 +80,8 @@ int fp_redo_flush_all(fp_redo_log *log) FARPOOL_MUST_CHECK;
 
 /* The mirror gets a log found elsewhere: bytes [FP_REDO_LSN_FIRST, end), which count as appended. */
 void fp_redo_take_in(fp_redo_log *log, const void *bytes, uint64_t end);
+/* What this owner's first frame says of the rings. */
+uint32_t fp_redo_log_shape(const fp_redo_log *log);
 /* Copies from the mirror. */
 void fp_redo_copy_out(const fp_redo_log *log, uint64_t lsn, void *to, size_t len);
 

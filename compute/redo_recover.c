@@ -122,6 +122,17 @@ static int64_t next_frame(fp_redo_log *log, unsigned index, found_log *into)
     }
 }
 
+static int check_shape(const fp_redo_log *log, uint32_t shape)
+{
+    if (shape == fp_redo_log_shape(log))
+        return 0;
+    return fp_error(FARPOOL_E_INVAL,
+                    "partition %llu: its log is in %u rings of %llu bytes, %u of them a quorum: "
+                    "open it with the same log_copies, log_ring_bytes and log_quorum",
+                    (unsigned long long)log->partition->id, shape >> 3 & 7,
+                    (unsigned long long)(shape >> 6) * FARPOOL_UNIT_BYTES, shape & 7);
+}
+
 static int read_ring(fp_redo_log *log, unsigned index, found_log *into)
 {
     into->have = into->end = FP_REDO_LSN_FIRST;
@@ -133,6 +144,9 @@ static int read_ring(fp_redo_log *log, unsigned index, found_log *into)
             return (int)len;
         fp_redo_frame frame;
         memcpy(&frame, at_lsn(into, into->end), sizeof frame);
+        int rc = frame.kind == FP_REDO_OWNER ? check_shape(log, frame.records) : 0;
+        if (rc)
+            return rc;
         into->epoch = frame.epoch;
         into->used |= frame.kind != FP_REDO_OWNER;
         into->end += (uint64_t)len;

@@ -11,6 +11,7 @@
  *   granted under this epoch, or       E_FENCED
  *   known under a higher one
  *   released under a higher epoch      E_FENCED
+ *   a log ring of another size         E_INVAL
  *   not enough free, enough with what  the GRANT waits, and the node has changed nothing yet
  *   is being cleared
  *   not enough at all                  E_NOSPACE, nothing changed
@@ -214,6 +215,12 @@ static int grant(fp_memnode *node, const fp_pending *ask, fp_grant **out, bool *
         return rc;
     uint64_t count = ask->bytes / extents->extent_bytes + (ask->bytes % extents->extent_bytes != 0);
     uint64_t have = known ? known->count : 0;
+    if (known && ask->use == FP_USE_RING &&
+        count != have) /* where bytes stand depends on the size */
+        return fp_error(FARPOOL_E_INVAL,
+                        "partition %" PRIu64 " has a log ring of %" PRIu64
+                        " extents here, not %" PRIu64 ": its size cannot change",
+                        ask->partition, have, count);
     uint64_t missing = count > have ? count - have : 0;
     if (missing > (uint64_t)extents->free + extents->dirty)
         return no_space(node, ask->bytes);

@@ -118,7 +118,7 @@ static int change_page(redo_model *m, farpool_mtr *mtr, unsigned index, model_st
     if (!page->there) {
         void *words;
         change->kind = MODEL_ALLOC;
-        change->order = (unsigned)draw(m, 2 * ORDERS_MAX);
+        change->order = (unsigned)draw(m, m->big ? ORDERS_MAX + 1 : 2 * ORDERS_MAX);
         change->order = change->order > ORDERS_MAX ? 0 : change->order;
         return farpool_mtr_alloc(mtr, change->order, &change->pid, &words);
     }

@@ -30,6 +30,7 @@ enum {
     OWNERS_MIN = 3,
     OWNERS_MORE = 5,
     OPS_MAX = 60,
+    OPS_BIG = 400, /* which fill the log */
     OPEN_TRIES = 30,
     CUTS_AT_ONCE = 10,
     RING_BYTES = 1 << 20,
@@ -486,8 +487,8 @@ static void live(void)
         rouse();
         if ((r.trouble & CUTS) && draw(2))
             cut((unsigned)draw(r.sim.node_count)); /* one ring falls behind */
-        for (uint64_t ops = draw(OPS_MAX); ops; ops--) {
-            if (draw(6) == 0)
+        for (uint64_t ops = draw(r.model.big ? OPS_BIG : OPS_MAX); ops; ops--) {
+            if (draw(r.model.big ? 60 : 6) == 0)
                 make_trouble(60000);
             work(r.current);
             if (r.old && draw(20) == 0)

@@ -367,7 +367,7 @@ static void a_minority_of_rings_may_be_lost(void **state)
     assert_int_equal(farpool_pool_close(other), 0);
 }
 
-/* A ring full: nothing is lost, nothing changes, and what is there stays readable. */
+/* A ring full: nothing is lost, nothing changes, and what is there stays readable, also for another owner. */
 static void a_full_ring_refuses(void **state)
 {
     (void)state;
@@ -387,6 +387,45 @@ static void a_full_ring_refuses(void **state)
     assert_in_range(stats.redo_bytes, RING_BYTES / 2, RING_BYTES);
     assert_true(stats.redo_frames > 100 && stats.redo_batches > 0);
     check_model(part, &m);
+    test_pool_close(pool, part);
+    for (uint64_t epoch = 2; epoch < 5; epoch++) {
+        pool = open_pool(FARPOOL_MAPPING_FRAMES);
+        assert_int_equal(try_open(pool, epoch, 1, true, &part), 0);
+        check_model(part, &m);
+        test_pool_close(pool, part);
+    }
+}
+
+/* Other options of the log than it was made with are refused, and nothing is lost by the attempt. */
+static void a_log_keeps_its_shape(void **state)
+{
+    (void)state;
+    static const struct {
+        unsigned copies, quorum;
+        uint64_t ring_bytes;
+    } other[] = {
+        {2, 2, RING_BYTES}, {3, 3, RING_BYTES}, {3, 2, RING_BYTES / 2}, {3, 2, 8 * RING_BYTES}};
+    farpool_pool *pool = open_pool(FARPOOL_MAPPING_FRAMES);
+    farpool_partition *part;
+    assert_int_equal(try_open(pool, 1, NODES, false, &part), 0);
+    farpool_pid pid = new_page(part, 0);
+    assert_int_equal(commit_one(part, pid, 1), 0);
+    assert_int_equal(farpool_partition_close(part), 0);
+    farpool_partition_options o;
+    farpool_partition_options_init(&o);
+    o.memnodes = uris;
+    o.memnode_count = NODES;
+    o.slab_bytes = 24 << 20;
+    o.recover = 1;
+    for (size_t i = 0; i < sizeof other / sizeof other[0]; i++) {
+        o.epoch++;
+        o.log_copies = other[i].copies;
+        o.log_quorum = other[i].quorum;
+        o.log_ring_bytes = other[i].ring_bytes;
+        assert_int_equal(farpool_partition_open(pool, &o, &part), FARPOOL_E_INVAL);
+    }
+    assert_int_equal(try_open(pool, o.epoch + 1, NODES, true, &part), 0);
+    assert_int_equal(byte_of(part, pid, 0), 1);
     test_pool_close(pool, part);
 }
 
@@ -425,6 +464,7 @@ int main(void)
         T(a_new_owner_finds_what_was_committed),
         T(a_minority_of_rings_may_be_lost),
         T(a_full_ring_refuses),
+        T(a_log_keeps_its_shape),
         T(nonsense_is_refused),
     };
 #undef T
