@@ -245,6 +245,10 @@ static int judge_old(const fp_redo_log *log, const survey *all)
                         "partition %llu: only %u of its %u log rings can be read and have redo; %u "
                         "are needed to be sure of every commit",
                         id, all->telling, log->ring_count, needed);
+    if (fp_rings_alive(log) < log->quorum) /* nothing is written in vain: frames have epochs */
+        return fp_error(FARPOOL_E_NODE,
+                        "partition %llu: only %u of its %u log rings can be written; %u are needed",
+                        id, fp_rings_alive(log), log->ring_count, log->quorum);
     return 0;
 }
 

@@ -326,7 +326,8 @@ static int attach(fp_thread *thread, farpool_partition *partition, unsigned node
     }
     if (type == FP_MSG_ATTACH && (thread->attached[partition->index].nodes >> node & 1))
         return 0;
-    if (type == FP_MSG_GRANT)
+    /* The slab's GRANT comes first, and a ring must not hide that the node has forgotten it since. */
+    if (type == FP_MSG_GRANT && (thread->use == FP_USE_SLAB || !partition->boots[node]))
         partition->boots[node] = thread->boots[node];
     else if (partition->boots[node] != thread->boots[node])
         return fp_error(FARPOOL_E_NODE,

@@ -128,9 +128,13 @@ typedef struct farpool_partition_options {
 
 FARPOOL_API void farpool_partition_options_init(farpool_partition_options *options);
 
-/* Opens a partition, empty, on the memory nodes named. A memory node that knows the partition under
- * a lower epoch cuts that owner's connections off; under the same or a higher one it refuses
- * (E_FENCED). Errors: E_INVAL, E_NODE, E_REFUSED, E_FENCED, E_PROTO, E_NOSPACE, E_NOMEM, E_SYS. */
+/* Opens a partition, empty or recovered, on the memory nodes named. A memory node that knows the partition
+ * under a lower epoch cuts that owner's connections off; under the same or a higher one it refuses
+ * (E_FENCED). An attempt that fails has perhaps cut that owner off, and has used its epoch up: the next
+ * one needs a higher one. Errors: E_INVAL, E_NODE, E_TIMEOUT, E_REFUSED, E_FENCED, E_PROTO, E_NOSPACE,
+ * E_NOMEM, E_SYS. Of the log: E_EXISTS (recover = 0, but there are commits), E_NOTFOUND (recover = 1, but
+ * all rings are empty), E_NODE (too few rings can be read), E_INVAL (it was made with other options),
+ * E_CORRUPT. */
 FARPOOL_API int farpool_partition_open(farpool_pool *pool, const farpool_partition_options *options,
                                        farpool_partition **partition) FARPOOL_MUST_CHECK;
 
@@ -244,8 +248,8 @@ FARPOOL_API void farpool_prefetch(farpool_partition *partition, const farpool_pi
 typedef struct farpool_mtr farpool_mtr;
 
 /* What commit waits for. An acknowledgement of a memory node's NIC means that the change is in that
- * node's memory: it survives the death of this process and of k - w memory nodes, not a power failure of
- * all of them. */
+ * node's memory: it survives the death of this process and of w - 1 of the memory nodes whose rings were
+ * written, not a power failure of all of them. With k - w rings lost, commits still go on. */
 enum farpool_durability {
     FARPOOL_DURABLE_LATER,  /* nothing: see farpool_wait_durable */
     FARPOOL_DURABLE_MEMORY, /* w of k log rings have it */
