@@ -412,8 +412,8 @@ static uint64_t run_seed(uint64_t seed)
     sim_setup_open(&r.sim, seed, &config, 1 + (unsigned)draw(NODES_MAX), 1);
     if (!r.quiet)
         fp_sim_set_loss(r.sim.world, 500u << draw(8));
-    sim_partition_open(&r.sim, "pool", 1, draw(3) ? FARPOOL_MAPPING_FRAMES : FARPOOL_MAPPING_VM, &r.pool,
-                  &r.part);
+    sim_partition_open(&r.sim, "pool", 1, draw(3) ? FARPOOL_MAPPING_FRAMES : FARPOOL_MAPPING_VM,
+                       &r.pool, &r.part);
     for (unsigned i = 0; i < PAGES_MAX * 3 / 4; i++)
         op_alloc(); /* more than fits */
     for (unsigned op = 0; op < OPS; op++) {
