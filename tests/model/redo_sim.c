@@ -21,7 +21,7 @@
 #include "compute/redo_log.h"
 #include "memnode/node.h"
 #include "tests/lib/redo_model.h"
-#include "tests/lib/simpool.h"
+#include "tests/lib/simtrouble.h"
 #include "tests/lib/testnode.h"
 
 enum {
@@ -32,13 +32,11 @@ enum {
     OPS_MAX = 60,
     OPS_BIG = 400, /* which fill the log */
     OPEN_TRIES = 30,
-    CUTS_AT_ONCE = 10,
     RING_BYTES = 1 << 20,
     OPENING_NS = 500000, /* about what one takes */
     OP_SECONDS_MAX = 30  /* of the world's time */
 };
 
-enum trouble { RESETS = 1, CUTS = 2, CRASHES = 4, LOSSES = 8 };
 static const unsigned schedule[] = {0,
                                     RESETS,
                                     CUTS,
@@ -65,18 +63,12 @@ typedef struct owner {
 
 typedef struct run {
     uint64_t seed, random, hash;
-    unsigned trouble, copies, quorum;
-    bool quiet;   /* nothing goes wrong from now on */
-    bool opening; /* somebody is */
-    bool nested;  /* somebody does something in the midst of it */
-    unsigned cuts, crashes_left;
-    unsigned blank; /* bit i: node i had no redo when this opening began */
+    unsigned copies, quorum;
+    bool nested;    /* somebody does something in the midst of it */
     uint64_t epoch; /* the last one given away */
     sim_setup sim;
-    unsigned crashes[SIM_NODES_MAX];
-    bool tells[SIM_NODES_MAX]; /* the node has a ring with redo, for sure */
-    const char *name;          /* of who opened last */
-    owner *current, *old;      /* NULL: none */
+    sim_trouble trouble;
+    owner *current, *old; /* NULL: none */
     redo_model model;
 } run;
 
@@ -102,118 +94,6 @@ static void check_time(uint64_t start)
     note(fp_sim_now_ns(r.sim.world));
 }
 
-/* ---- troubles -------------------------------------------------------------------------------- */
-
-static void restart(unsigned i)
-{
-    if (!r.sim.nodes[i].lost)
-        return;
-    sim_node_restart(&r.sim.nodes[i]);
-    r.sim.nodes[i].lost = false;
-}
-
-static void crash(unsigned i)
-{
-    if (r.sim.nodes[i].lost || !r.crashes_left)
-        return;
-    r.crashes_left--;
-    r.crashes[i]++;
-    r.tells[i] = false;
-    sim_node_crash(&r.sim.nodes[i]);
-}
-
-static void cut(unsigned i)
-{
-    if (r.cuts++ == CUTS_AT_ONCE) {
-        fp_sim_heal(r.sim.world);
-        r.cuts = 1;
-    }
-    fp_sim_cut(r.sim.world, r.name, r.sim.uris[i] + strlen("sim://"));
-}
-
-static void disturb(void *arg)
-{
-    (void)arg;
-    if (r.quiet)
-        return;
-    unsigned i = (unsigned)draw(r.sim.node_count), kind = (unsigned)draw(8);
-    if (kind < 3 && (r.trouble & RESETS))
-        fp_sim_reset(r.sim.world, r.name, r.sim.uris[i] + strlen("sim://"));
-    else if (kind < 5 && (r.trouble & CUTS))
-        cut(i);
-    else if (kind == 5 && (r.trouble & CUTS))
-        fp_sim_heal(r.sim.world);
-    else if (kind == 6 && (r.trouble & CRASHES))
-        crash(i);
-    else if (kind == 7)
-        restart(i);
-}
-
-/* Of a node's ring, what would not be zero with any redo in it; NULL: it has no ring. */
-static const uint8_t *ring_start(unsigned i)
-{
-    const fp_memnode *node = r.sim.nodes[i].memnode;
-    for (const fp_grant *g = node->grants; g; g = g->next)
-        if (g->use == FP_USE_RING)
-            return (uint8_t *)node->extents.list[g->extents[0]].mem.addr + FP_REDO_LSN_FIRST;
-    return NULL;
-}
-
-static bool is_blank(unsigned i)
-{
-    static const uint8_t zeros[256];
-    const uint8_t *start = ring_start(i);
-    return !start || !memcmp(start, zeros, sizeof zeros);
-}
-
-/* Looks again and again whether a ring that was blank is being written, and then perhaps kills who does it. */
-static void watch(void *arg)
-{
-    bool written = false;
-    if (!r.opening || r.quiet)
-        return;
-    for (unsigned i = 0; i < r.copies; i++)
-        written |= (r.blank >> i & 1) && !is_blank(i);
-    for (unsigned i = 0; i < r.sim.node_count && written; i++)
-        fp_sim_reset(r.sim.world, r.name, r.sim.uris[i] + strlen("sim://"));
-    if (!written)
-        fp_sim_at(r.sim.world, fp_sim_now_ns(r.sim.world) + 500 + draw(3000), watch, arg);
-}
-
-static void start_watch(void)
-{
-    r.blank = 0;
-    for (unsigned i = 0; i < r.copies; i++)
-        r.blank |= (unsigned)is_blank(i) << i;
-    if (r.blank)
-        fp_sim_at(r.sim.world, fp_sim_now_ns(r.sim.world) + 1, watch, NULL);
-}
-
-/* Within so many ns from now. */
-static void make_trouble(uint64_t within)
-{
-    for (uint64_t times = draw(4); times && r.trouble; times--)
-        fp_sim_at(r.sim.world, fp_sim_now_ns(r.sim.world) + draw(within), disturb, NULL);
-}
-
-static void calm(void)
-{
-    r.quiet = true;
-    fp_sim_set_loss(r.sim.world, 0);
-    fp_sim_heal(r.sim.world);
-    r.cuts = 0;
-    for (unsigned i = 0; i < r.sim.node_count; i++)
-        restart(i);
-    sim_pass(&r.sim, 1500); /* nobody tries again within a second */
-}
-
-static void rouse(void)
-{
-    r.quiet = false;
-    if (r.trouble & LOSSES)
-        fp_sim_set_loss(r.sim.world, 200u << r.seed % 7);
-}
-
 /* ---- what owners do -------------------------------------------------------------------------- */
 
 /* Which rings have redo now, as far as the owner knows it to be so. */
@@ -221,8 +101,8 @@ static void note_rings(const owner *o)
 {
     for (unsigned i = 0; i < o->part->redo->ring_count; i++) {
         const fp_ring *ring = &o->part->redo->rings[i];
-        if (!ring->lost && ring->acked > FP_REDO_LSN_FIRST && o->crashes[i] == r.crashes[i])
-            r.tells[i] = true;
+        if (!ring->lost && ring->acked > FP_REDO_LSN_FIRST && o->crashes[i] == r.trouble.crashes[i])
+            r.trouble.tells[i] = true;
     }
 }
 
@@ -230,7 +110,7 @@ static void note_rings(const owner *o)
 static void check_slots(const owner *o)
 {
     for (unsigned i = 0; i < r.sim.node_count; i++)
-        if (o->crashes[i] != r.crashes[i])
+        if (o->crashes[i] != r.trouble.crashes[i])
             return;
     uint64_t durable = atomic_load(&o->part->redo->durable);
     for (unsigned i = 0; i < MODEL_PAGES && !o->contested; i++) {
@@ -263,7 +143,7 @@ static void work(owner *o)
     count.acked += r.model.acked - acked;
     count.full += rc == FARPOOL_E_NOSPACE;
     note((uint64_t)rc);
-    MODEL_CHECK(!rc || (rc == FARPOOL_E_NODE && r.trouble) ||
+    MODEL_CHECK(!rc || (rc == FARPOOL_E_NODE && r.trouble.kinds) ||
                 (rc == FARPOOL_E_NOSPACE && r.model.big) || o->contested);
     MODEL_CHECK(!rc || rc == FARPOOL_E_NODE || rc == FARPOOL_E_NOSPACE || rc == FARPOOL_E_FENCED);
     o->done = in_doubt || r.model.count + MODEL_CHANGES > MODEL_STEPS;
@@ -300,7 +180,7 @@ static void check_keys(const owner *o, const owner *now)
 {
     for (unsigned i = 0; i < r.copies; i++) {
         const fp_ring *before = &o->part->redo->rings[i], *after = &now->part->redo->rings[i];
-        if (!before->extent_count || !after->extent_count || r.crashes[i] != o->crashes[i])
+        if (!before->extent_count || !after->extent_count || r.trouble.crashes[i] != o->crashes[i])
             continue;
         const fp_extents *extents = &r.sim.nodes[i].memnode->extents;
         for (uint32_t e = 0; e < extents->count; e++)
@@ -317,8 +197,8 @@ static owner *new_owner(void)
     MODEL_CHECK(o);
     o->epoch = ++r.epoch;
     snprintf(o->name, sizeof o->name, "owner%llu", (unsigned long long)o->epoch);
-    memcpy(o->crashes, r.crashes, sizeof o->crashes);
-    r.name = o->name;
+    memcpy(o->crashes, r.trouble.crashes, sizeof o->crashes);
+    r.trouble.name = o->name;
     sim_pool_open(&r.sim, o->name, FARPOOL_MAPPING_FRAMES, &o->pool);
     return o;
 }
@@ -333,8 +213,8 @@ static void close_owner(owner *o)
         note((uint64_t)farpool_partition_close(o->part));
     MODEL_CHECK(farpool_pool_close(o->pool) == 0);
     check_time(start);
-    if (r.name == o->name)
-        r.name = "nobody";
+    if (r.trouble.name == o->name)
+        r.trouble.name = "nobody";
     free(o);
 }
 
@@ -347,10 +227,10 @@ static int open_partition(owner *o, bool recover)
     options.log_quorum = r.quorum;
     options.log_ring_bytes = RING_BYTES;
     options.recover = recover;
-    bool outermost = !r.opening;
-    r.opening = true;
+    bool outermost = !r.trouble.opening;
+    r.trouble.opening = true;
     int rc = farpool_partition_open(o->pool, &options, &o->part);
-    r.opening = !outermost;
+    r.trouble.opening = !outermost;
     note((uint64_t)rc);
     check_time(start);
     return rc;
@@ -360,7 +240,7 @@ static unsigned telling(void)
 {
     unsigned rings = 0;
     for (unsigned i = 0; i < r.copies; i++)
-        rings += r.tells[i];
+        rings += r.trouble.tells[i];
     return rings;
 }
 
@@ -377,7 +257,7 @@ static bool try_take_over(void)
     if (rc) {
         MODEL_CHECK(rc == FARPOOL_E_NODE || (rc == FARPOOL_E_FENCED && fenced) ||
                     (rc == FARPOOL_E_NOTFOUND && !telling()));
-        MODEL_CHECK(!r.quiet || !enough_tell());
+        MODEL_CHECK(!r.trouble.quiet || !enough_tell());
         count.refused++;
     } else if (overtaken) {
         work_in_vain(o);
@@ -385,7 +265,7 @@ static bool try_take_over(void)
         rc = farpool_btree_open(o->part, r.model.root, &o->tree);
         if (!rc)
             rc = model_take_over(&r.model, o->part, o->tree);
-        MODEL_CHECK(!rc || (rc == FARPOOL_E_NODE && !r.quiet));
+        MODEL_CHECK(!rc || (rc == FARPOOL_E_NODE && !r.trouble.quiet));
     }
     if (rc || overtaken) {
         close_owner(o);
@@ -406,7 +286,7 @@ static bool try_take_over(void)
 static void old_goes_on(void *arg)
 {
     (void)arg;
-    if (!r.opening || r.nested || r.quiet)
+    if (!r.trouble.opening || r.nested || r.trouble.quiet)
         return;
     r.nested = true;
     work(r.current);
@@ -416,7 +296,7 @@ static void old_goes_on(void *arg)
 static void third_comes(void *arg)
 {
     (void)arg;
-    if (!r.opening || r.nested || r.quiet)
+    if (!r.trouble.opening || r.nested || r.trouble.quiet)
         return;
     r.nested = true;
     count.nested += try_take_over();
@@ -426,26 +306,26 @@ static void third_comes(void *arg)
 static void take_over_somehow(void)
 {
     uint64_t now = fp_sim_now_ns(r.sim.world);
-    make_trouble(OPENING_NS);
+    char next[16];
+    sim_trouble_make(&r.trouble, OPENING_NS);
     for (uint64_t times = draw(6); times; times--)
         fp_sim_at(r.sim.world, now + draw(OPENING_NS), old_goes_on, NULL);
     if (draw(4) == 0)
         fp_sim_at(r.sim.world, now + draw(OPENING_NS), third_comes, NULL);
-    if (r.trouble & CUTS) { /* who comes next reaches other nodes */
-        char next[16];
+    if (r.trouble.kinds & CUTS) { /* who comes next reaches other nodes */
         fp_sim_heal(r.sim.world);
         snprintf(next, sizeof next, "owner%llu", (unsigned long long)r.epoch + 1);
-        r.name = next;
-        r.cuts = 0;
+        r.trouble.name = next;
+        r.trouble.cuts = 0;
         for (unsigned i = 0; i < r.sim.node_count; i++)
             if (draw(3) == 0)
-                cut(i);
+                sim_trouble_cut(&r.trouble, i);
     }
-    if ((r.trouble & CRASHES) && draw(2)) {
+    if ((r.trouble.kinds & CRASHES) && draw(2)) {
         unsigned i = (unsigned)draw(r.sim.node_count);
-        crash(i);
-        restart(i);
-        start_watch();
+        sim_trouble_crash(&r.trouble, i);
+        sim_trouble_restart(&r.trouble, i);
+        sim_trouble_watch(&r.trouble);
     }
     try_take_over();
 }
@@ -460,18 +340,18 @@ static bool begin(void)
     for (unsigned tries = 0; rc && tries < OPEN_TRIES; tries++) {
         close_owner(o);
         if (tries > 3)
-            calm();
+            sim_trouble_calm(&r.trouble);
         else
-            make_trouble(OPENING_NS);
+            sim_trouble_make(&r.trouble, OPENING_NS);
         o = new_owner();
         rc = open_partition(o, false);
-        MODEL_CHECK(!rc || (rc == FARPOOL_E_NODE && !r.quiet));
+        MODEL_CHECK(!rc || (rc == FARPOOL_E_NODE && !r.trouble.quiet));
     }
     r.current = o;
-    calm();
+    sim_trouble_calm(&r.trouble);
     rc = model_create(&r.model, o->part, &r.random);
     if (rc) {
-        MODEL_CHECK(rc == FARPOOL_E_NODE && r.trouble); /* its rings have broken by now */
+        MODEL_CHECK(rc == FARPOOL_E_NODE && r.trouble.kinds); /* its rings have broken by now */
         return false;
     }
     r.model.big = r.seed % 8 == 5;
@@ -484,12 +364,13 @@ static bool begin(void)
 static void live(void)
 {
     for (unsigned owners = OWNERS_MIN + (unsigned)draw(OWNERS_MORE); owners; owners--) {
-        rouse();
-        if ((r.trouble & CUTS) && draw(2))
-            cut((unsigned)draw(r.sim.node_count)); /* one ring falls behind */
+        sim_trouble_rouse(&r.trouble);
+        if ((r.trouble.kinds & CUTS) && draw(2))
+            sim_trouble_cut(&r.trouble,
+                            (unsigned)draw(r.sim.node_count)); /* one ring falls behind */
         for (uint64_t ops = draw(r.model.big ? OPS_BIG : OPS_MAX); ops; ops--) {
             if (draw(r.model.big ? 60 : 6) == 0)
-                make_trouble(60000);
+                sim_trouble_make(&r.trouble, 60000);
             work(r.current);
             if (r.old && draw(20) == 0)
                 work_in_vain(r.old);
@@ -498,7 +379,7 @@ static void live(void)
             take_over_somehow();
         if (draw(3) && !r.current->contested)
             continue;
-        calm();
+        sim_trouble_calm(&r.trouble);
         if (!try_take_over()) {
             count.lost++; /* not enough rings tell, and never will */
             return;
@@ -510,18 +391,22 @@ static uint64_t run_seed(uint64_t seed)
 {
     memset(&r, 0, sizeof r);
     r.seed = r.random = seed;
-    r.trouble = schedule[seed % (sizeof schedule / sizeof schedule[0])];
-    r.name = "nobody";
-    r.crashes_left = (unsigned)draw(6);
+    r.trouble.kinds = schedule[seed % (sizeof schedule / sizeof schedule[0])];
+    r.trouble.name = "nobody";
+    r.trouble.crashes_left = (unsigned)draw(6);
     fp_sim_config config = {.torn = seed % 5 != 0, .late = seed % 3 != 0};
     unsigned nodes = 1 + (unsigned)draw(SIM_NODES_MAX);
     r.copies = nodes - (unsigned)draw(nodes) / 2;
     r.quorum = draw(2) ? r.copies / 2 + 1 : 1 + (unsigned)draw(r.copies);
+    r.trouble.copies = r.copies;
+    r.trouble.sim = &r.sim;
+    r.trouble.random = &r.random;
+    r.trouble.loss = 200u << seed % 7;
     sim_setup_open(&r.sim, seed, &config, nodes, 2);
-    rouse();
+    sim_trouble_rouse(&r.trouble);
     if (begin())
         live();
-    calm();
+    sim_trouble_calm(&r.trouble);
     close_owner(r.old);
     close_owner(r.current);
     note(fp_sim_trace_hash(r.sim.world));
