@@ -160,24 +160,31 @@ static int note(farpool_mtr *mtr, farpool_pid pid, void *page, unsigned guess, b
     return 0;
 }
 
-static int fix(farpool_mtr *mtr, farpool_pid pid, bool declared, void **page)
+/* version: of the optimistic read that the latch is taken from; NULL: it is waited for. */
+static int latch(farpool_mtr *mtr, farpool_pid pid, bool declared, const uint64_t *version,
+                 void **page)
 {
-    const mtr_page *known = find(mtr, pid);
-    if (known) {
-        *page = known->page;
-        return 0;
-    }
     uint8_t *before;
     unsigned order = farpool_page_order(mtr->partition, pid);
     int rc = prepare(mtr, order, declared, &before);
     if (rc)
         return rc;
-    rc = fp_page_fix_exclusive(mtr->partition, pid, page);
+    rc = version ? fp_page_upgrade(mtr->partition, pid, *version, page)
+                 : fp_page_fix_exclusive(mtr->partition, pid, page);
     if (rc) {
         free(before);
         return rc;
     }
     return note(mtr, pid, *page, order, declared, before);
+}
+
+static int fix(farpool_mtr *mtr, farpool_pid pid, bool declared, void **page)
+{
+    const mtr_page *known = find(mtr, pid);
+    if (!known)
+        return latch(mtr, pid, declared, NULL, page);
+    *page = known->page;
+    return 0;
 }
 
 int farpool_mtr_fix(farpool_mtr *mtr, farpool_pid pid, void **page)
@@ -192,17 +199,7 @@ int farpool_mtr_fix_declared(farpool_mtr *mtr, farpool_pid pid, void **page)
 
 int farpool_mtr_upgrade(farpool_mtr *mtr, farpool_pid pid, uint64_t version, void **page)
 {
-    uint8_t *before;
-    unsigned order = farpool_page_order(mtr->partition, pid);
-    int rc = prepare(mtr, order, false, &before);
-    if (rc)
-        return rc;
-    rc = fp_page_upgrade(mtr->partition, pid, version, page);
-    if (rc) {
-        free(before);
-        return rc;
-    }
-    return note(mtr, pid, *page, order, false, before);
+    return latch(mtr, pid, false, &version, page);
 }
 
 int farpool_mtr_declare(farpool_mtr *mtr, farpool_pid pid, uint32_t offset, uint32_t len)

@@ -26,12 +26,14 @@ static int compare_newest_first(const void *a, const void *b)
     return (x < y) - (x > y);
 }
 
+static farpool_pid pid_of(const fp_slot_entry *entry) { return entry->page & ((1ull << 48) - 1); }
+static unsigned order_of(const fp_slot_entry *entry) { return (unsigned)(entry->page >> 48); }
+
 static bool is_valid(const farpool_partition *partition, const fp_slot_entry *entry)
 {
-    farpool_pid pid = entry->page & ((1ull << 48) - 1);
-    uint64_t order = entry->page >> 48;
-    return entry->crc && entry->crc == fp_slot_entry_crc(entry) && pid < partition->units &&
-           order <= partition->order_max && entry->epoch < partition->epoch;
+    return entry->crc && entry->crc == fp_slot_entry_crc(entry) &&
+           pid_of(entry) < partition->units && order_of(entry) <= partition->order_max &&
+           entry->epoch < partition->epoch;
 }
 
 static int take_piece(reader *r, uint64_t piece, const fp_slot_entry *entries)
@@ -50,8 +52,8 @@ static int take_piece(reader *r, uint64_t piece, const fp_slot_entry *entries)
             found->room = room;
         }
         found->list[found->count++] = (fp_found_slot){
-            .pid = entries[i].page & ((1ull << 48) - 1),
-            .order = (unsigned)(entries[i].page >> 48),
+            .pid = pid_of(&entries[i]),
+            .order = order_of(&entries[i]),
             .lsn = entries[i].lsn,
             .page_crc = entries[i].page_crc,
             .slot = first + i,
@@ -113,9 +115,7 @@ static int read_all(reader *r)
     uint64_t count = r->partition->extent_count;
     for (uint64_t first = 0; first < count && !rc; first += PIECES)
         rc = read_batch(r, first, count - first < PIECES ? (unsigned)(count - first) : PIECES);
-    for (unsigned t = 0; t < FP_TRANSPORTS_MAX; t++)
-        if (r->mrs[t])
-            fp_net_unregister(r->mrs[t]);
+    fp_remote_unregister(r->mrs);
     return rc;
 }
 

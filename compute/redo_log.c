@@ -210,11 +210,11 @@ int fp_redo_open(farpool_partition *partition, const farpool_partition_options *
     log->quorum = options->log_quorum ? options->log_quorum : options->log_copies / 2 + 1;
     atomic_init(&log->end, FP_REDO_LSN_FIRST);
     atomic_init(&log->durable, FP_REDO_LSN_FIRST);
-    int rc = 0;
-    if (pthread_mutex_init(&log->lock, NULL))
+    int rc;
+    if (pthread_mutex_init(&log->lock, NULL)) {
         rc = fp_error(FARPOOL_E_NOMEM, "opening a redo log: no memory for a lock");
-    if (rc)
         goto err_after_log;
+    }
     rc = fp_mem_open(log->ring_bytes, 0, -1, &log->mirror);
     if (rc)
         goto err_after_lock;
@@ -246,9 +246,7 @@ void fp_redo_close(fp_redo_log *log)
         fp_thread_free(log->thread);
     for (unsigned i = 0; i < FP_RINGS_MAX; i++)
         free(log->rings[i].extents);
-    for (unsigned t = 0; t < FP_TRANSPORTS_MAX; t++)
-        if (log->mrs[t])
-            fp_net_unregister(log->mrs[t]);
+    fp_remote_unregister(log->mrs);
     fp_mem_close(&log->mirror);
     pthread_mutex_destroy(&log->lock);
     free(log);

@@ -46,9 +46,7 @@ typedef struct survey {
 
 static void close_found(found_log *found)
 {
-    for (unsigned t = 0; t < FP_TRANSPORTS_MAX; t++)
-        if (found->mrs[t])
-            fp_net_unregister(found->mrs[t]);
+    fp_remote_unregister(found->mrs);
     if (found->mem.addr)
         fp_mem_close(&found->mem);
 }

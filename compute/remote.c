@@ -81,6 +81,13 @@ int fp_remote_node(farpool_pool *pool, const char *uri, unsigned timeout_ms, uns
     return rc;
 }
 
+void fp_remote_unregister(fp_mr *mrs[FP_TRANSPORTS_MAX])
+{
+    for (unsigned t = 0; t < FP_TRANSPORTS_MAX; t++)
+        if (mrs[t])
+            fp_net_unregister(mrs[t]);
+}
+
 void fp_remote_fini(farpool_pool *pool)
 {
     unsigned count = atomic_load_explicit(&pool->transport_count, memory_order_relaxed);

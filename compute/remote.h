@@ -41,6 +41,9 @@ void fp_remote_post(fp_thread *thread, fp_io *const *ios, size_t count);
 /* Looks for completions, waiting up to timeout_ms for one. */
 void fp_remote_poll(fp_thread *thread, int timeout_ms);
 
+/* Undoes registrations, one for each of the pool's transports or NULL. */
+void fp_remote_unregister(fp_mr *mrs[FP_TRANSPORTS_MAX]);
+
 /* Closes what fp_remote_node opened; all connections are closed. */
 void fp_remote_fini(farpool_pool *pool);
 
