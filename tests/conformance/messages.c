@@ -140,8 +140,7 @@ static void a_receiver_that_does_not_poll(void **state)
 static void a_receiver_that_never_polls(void **state)
 {
     (void)state;
-    if (!peer_scheme_is("verbs"))
-        skip();
+    peer_applies(__func__);
     peer_pause(&server);
     for (int i = 0; i < FP_NET_DEPTH_MAX; i++)
         client_send(&c, "n", 1);

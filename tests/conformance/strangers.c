@@ -146,8 +146,7 @@ static void wrong_version(void **state)
 static void tcp_half_a_hello(void **state)
 {
     (void)state;
-    if (!peer_scheme_is("tcp"))
-        skip();
+    peer_applies(__func__);
     unsigned char preamble[FP_TCP_PREAMBLE_BYTES];
     fp_tcp_preamble(preamble);
     struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};

@@ -30,6 +30,10 @@ static const struct {
     {"shm_liars", "verbs tcp sim", "the lies are packets of shm's"},
     {"shm_descriptors_give_no_more_than_granted", "verbs tcp sim", "only shm passes descriptors"},
     {"shm_leaves_other_files_alone", "verbs tcp sim", "only shm listens on a file"},
+    {"tcp_half_a_hello", "verbs shm sim", "the hello is tcp's"},
+    {"an_unknown_host_is_named", "shm sim", "its addresses have no host names"},
+    {"a_receiver_that_never_polls", "tcp shm sim",
+     "only verbs breaks the connection when the receiver has taken nothing for about 2 s (N11)"},
     {"registered_but_not_shared", "verbs", "there the key alone is the capability"},
 };
 
