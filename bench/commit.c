@@ -31,23 +31,9 @@ static farpool_pid pids[PAGES];
 
 static void open_all(const bench_options *options)
 {
-    const char *uris[RINGS];
-    for (unsigned i = 0; i < RINGS; i++) {
+    for (unsigned i = 0; i < RINGS; i++)
         bench_node_start(&nodes[i], options->transport, NODE_BYTES);
-        uris[i] = nodes[i].uri;
-    }
-    farpool_pool_options here;
-    farpool_pool_options_init(&here);
-    here.mapping = strcmp(options->mapping, "vm") ? FARPOOL_MAPPING_FRAMES : FARPOOL_MAPPING_VM;
-    bench_check(farpool_pool_open(&here, &pool), "opening a pool");
-    farpool_partition_options there;
-    farpool_partition_options_init(&there);
-    there.slab_bytes = 48 << 20;
-    there.memnodes = uris;
-    there.memnode_count = RINGS;
-    there.log_copies = RINGS;
-    there.log_ring_bytes = RING_BYTES;
-    bench_check(farpool_partition_open(pool, &there, &partition), "opening a partition");
+    bench_log_open(options, nodes, RINGS, 1, 48 << 20, RING_BYTES, &pool, &partition);
     farpool_mtr *mtr;
     void *page;
     bench_check(farpool_mtr_begin(partition, 0, &mtr), "allocating pages");
@@ -181,8 +167,7 @@ int main(int argc, char **argv)
     bench_add("commits", (double)frames * RINGS / (double)batches, "%s.commits_per_batch_32",
               options.transport);
     bench_print(&options, "commit");
-    bench_check(farpool_partition_close(partition), "closing the partition");
-    bench_check(farpool_pool_close(pool), "closing the pool");
+    bench_pool_close(pool, partition);
     for (unsigned i = 0; i < RINGS; i++)
         bench_node_stop(&nodes[i]);
     return 0;

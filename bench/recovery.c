@@ -14,7 +14,6 @@
 enum {
     RINGS = 3,
     VALUE = 120,
-    POOL_BYTES = 64 << 20,
     SLAB_BYTES = 192 << 20,
     RING_BYTES = 66 << 20,
     NODE_BYTES = 512 << 20,
@@ -30,21 +29,7 @@ static uint64_t records;
 
 static void open_owner(const bench_options *options, uint64_t epoch)
 {
-    const char *uris[RINGS] = {nodes[0].uri, nodes[1].uri, nodes[2].uri};
-    farpool_pool_options here;
-    farpool_pool_options_init(&here);
-    here.pool_bytes = POOL_BYTES;
-    here.mapping = strcmp(options->mapping, "vm") ? FARPOOL_MAPPING_FRAMES : FARPOOL_MAPPING_VM;
-    bench_check(farpool_pool_open(&here, &pool), "opening a pool");
-    farpool_partition_options there;
-    farpool_partition_options_init(&there);
-    there.epoch = epoch;
-    there.slab_bytes = SLAB_BYTES;
-    there.memnodes = uris;
-    there.memnode_count = there.log_copies = RINGS;
-    there.log_ring_bytes = RING_BYTES;
-    there.recover = epoch > 1;
-    bench_check(farpool_partition_open(pool, &there, &partition), "opening the partition");
+    bench_log_open(options, nodes, RINGS, epoch, SLAB_BYTES, RING_BYTES, &pool, &partition);
     if (epoch == 1)
         bench_check(farpool_btree_create(partition, &root, &tree), "creating a tree");
     else
@@ -106,8 +91,7 @@ int main(int argc, char **argv)
                   (unsigned long long)records, mib);
     }
     bench_print(&options, "recovery");
-    bench_check(farpool_partition_close(partition), "closing the partition");
-    bench_check(farpool_pool_close(pool), "closing the pool");
+    bench_pool_close(pool, partition);
     for (unsigned i = 0; i < RINGS; i++)
         bench_node_stop(&nodes[i]);
     return 0;

@@ -87,29 +87,57 @@ double bench_node_cpu_seconds(const bench_node *node)
     return (double)(user + system) / (double)sysconf(_SC_CLK_TCK);
 }
 
-void bench_pool_open(const bench_options *options, const bench_node *node, uint64_t pool_bytes,
-                     uint64_t slab_bytes, farpool_pool **pool, farpool_partition **partition)
+static enum farpool_mapping mapping_of(const bench_options *options)
+{
+    if (!strcmp(options->mapping, "vm"))
+        return FARPOOL_MAPPING_VM;
+    if (!strcmp(options->mapping, "frames"))
+        return FARPOOL_MAPPING_FRAMES;
+    fprintf(stderr, "bench: mapping '%s' is neither frames nor vm\n", options->mapping);
+    exit(2);
+}
+
+static void open_both(const bench_options *options, uint64_t pool_bytes, farpool_pool **pool,
+                      const farpool_partition_options *partition_options,
+                      farpool_partition **partition)
 {
     farpool_pool_options pool_options;
     farpool_pool_options_init(&pool_options);
     pool_options.pool_bytes = pool_bytes;
-    if (!strcmp(options->mapping, "vm"))
-        pool_options.mapping = FARPOOL_MAPPING_VM;
-    else if (!strcmp(options->mapping, "frames"))
-        pool_options.mapping = FARPOOL_MAPPING_FRAMES;
-    else {
-        fprintf(stderr, "bench: mapping '%s' is neither frames nor vm\n", options->mapping);
-        exit(2);
-    }
+    pool_options.mapping = mapping_of(options);
     bench_check(farpool_pool_open(&pool_options, pool), "opening a pool");
+    bench_check(farpool_partition_open(*pool, partition_options, partition), "opening a partition");
+}
+
+void bench_pool_open(const bench_options *options, const bench_node *node, uint64_t pool_bytes,
+                     uint64_t slab_bytes, farpool_pool **pool, farpool_partition **partition)
+{
     farpool_partition_options partition_options;
     const char *uris[] = {node->uri};
     farpool_partition_options_init(&partition_options);
     partition_options.memnodes = uris;
     partition_options.memnode_count = 1;
     partition_options.slab_bytes = slab_bytes;
-    bench_check(farpool_partition_open(*pool, &partition_options, partition),
-                "opening a partition");
+    open_both(options, pool_bytes, pool, &partition_options, partition);
+}
+
+void bench_log_open(const bench_options *options, const bench_node *nodes, unsigned count,
+                    uint64_t epoch, uint64_t slab_bytes, uint64_t ring_bytes, farpool_pool **pool,
+                    farpool_partition **partition)
+{
+    enum { NODES_MAX = 8, POOL_BYTES = 64 << 20 };
+    farpool_partition_options partition_options;
+    const char *uris[NODES_MAX];
+    for (unsigned i = 0; i < count; i++)
+        uris[i] = nodes[i].uri;
+    farpool_partition_options_init(&partition_options);
+    partition_options.epoch = epoch;
+    partition_options.memnodes = uris;
+    partition_options.memnode_count = partition_options.log_copies = count;
+    partition_options.slab_bytes = slab_bytes;
+    partition_options.log_ring_bytes = ring_bytes;
+    partition_options.recover = epoch > 1;
+    open_both(options, POOL_BYTES, pool, &partition_options, partition);
 }
 
 void bench_pool_close(farpool_pool *pool, farpool_partition *partition)

@@ -22,6 +22,10 @@ double bench_node_cpu_seconds(const bench_node *node);
 /* A pool and a partition on the node. */
 void bench_pool_open(const bench_options *options, const bench_node *node, uint64_t pool_bytes,
                      uint64_t slab_bytes, farpool_pool **pool, farpool_partition **partition);
+/* A pool of the default size, and a partition on all the nodes with a log ring on each. Epochs above 1 recover it. */
+void bench_log_open(const bench_options *options, const bench_node *nodes, unsigned count,
+                    uint64_t epoch, uint64_t slab_bytes, uint64_t ring_bytes, farpool_pool **pool,
+                    farpool_partition **partition);
 void bench_pool_close(farpool_pool *pool, farpool_partition *partition);
 
 #endif

@@ -108,21 +108,10 @@ static void open_owner(owner *of, uint64_t epoch, enum farpool_mapping mapping, 
     const char *uris[NODES];
     for (unsigned i = 0; i < NODES; i++)
         uris[i] = test_node_uri(nodes[i]);
-    farpool_pool_options here;
-    farpool_pool_options_init(&here);
-    here.pool_bytes = POOL_BYTES;
-    here.mapping = mapping;
-    test_must(farpool_pool_open(&here, &of->pool), "opening a pool");
-    farpool_partition_options there;
-    farpool_partition_options_init(&there);
-    there.epoch = epoch;
-    there.slab_bytes = 24 << 20;
-    there.memnodes = uris;
-    there.memnode_count = NODES;
-    there.log_copies = copies;
-    there.log_ring_bytes = RING_BYTES;
-    there.recover = epoch > 1;
-    test_must(farpool_partition_open(of->pool, &there, &of->part), "opening the partition");
+    of->pool = test_pool_new(mapping, POOL_BYTES);
+    test_must(test_partition_open(of->pool, uris, NODES, epoch, epoch > 1, copies, RING_BYTES,
+                                  24 << 20, &of->part),
+              "opening the partition");
 }
 
 static void fill(owner *of)

@@ -146,21 +146,9 @@ static void open_tree(bool recover)
     const char *uris[NODES];
     for (unsigned i = 0; i < NODES; i++)
         uris[i] = nodes[i].uri;
-    farpool_pool *pool;
-    farpool_pool_options here;
-    farpool_pool_options_init(&here);
-    here.pool_bytes = POOL_BYTES;
-    test_must(farpool_pool_open(&here, &pool), "opening a pool");
-    farpool_partition_options there;
-    farpool_partition_options_init(&there);
-    there.epoch = shared->epoch;
-    there.slab_bytes = 96 << 20;
-    there.memnodes = uris;
-    there.memnode_count = NODES;
-    there.log_copies = NODES;
-    there.log_ring_bytes = RING_BYTES;
-    there.recover = recover;
-    test_must(farpool_partition_open(pool, &there, &part), "opening the partition");
+    test_must(test_partition_open(test_pool_new(FARPOOL_MAPPING_AUTO, POOL_BYTES), uris, NODES,
+                                  shared->epoch, recover, NODES, RING_BYTES, 96 << 20, &part),
+              "opening the partition");
     if (recover) {
         test_must(farpool_btree_open(part, shared->root, &tree), "opening the tree");
         return;

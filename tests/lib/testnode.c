@@ -87,17 +87,37 @@ void test_pool_open_at(const char *const *uris, unsigned count, enum farpool_map
                        uint64_t pool_bytes, uint64_t slab_bytes, farpool_pool **pool,
                        farpool_partition **partition)
 {
-    farpool_pool_options pool_options;
-    farpool_pool_options_init(&pool_options);
-    pool_options.pool_bytes = pool_bytes;
-    pool_options.mapping = mapping;
-    test_must(farpool_pool_open(&pool_options, pool), "opening a pool");
+    *pool = test_pool_new(mapping, pool_bytes);
+    test_must(test_partition_open(*pool, uris, count, 1, false, 0, 0, slab_bytes, partition),
+              "opening a partition");
+}
+
+farpool_pool *test_pool_new(enum farpool_mapping mapping, uint64_t pool_bytes)
+{
+    farpool_pool *pool;
+    farpool_pool_options options;
+    farpool_pool_options_init(&options);
+    options.pool_bytes = pool_bytes;
+    options.mapping = mapping;
+    test_must(farpool_pool_open(&options, &pool), "opening a pool");
+    return pool;
+}
+
+int test_partition_open(farpool_pool *pool, const char *const *uris, unsigned count, uint64_t epoch,
+                        bool recover, unsigned copies, uint64_t ring_bytes, uint64_t slab_bytes,
+                        farpool_partition **partition)
+{
     farpool_partition_options options;
     farpool_partition_options_init(&options);
+    options.epoch = epoch;
+    options.slab_bytes = slab_bytes;
     options.memnodes = uris;
     options.memnode_count = count;
-    options.slab_bytes = slab_bytes;
-    test_must(farpool_partition_open(*pool, &options, partition), "opening a partition");
+    options.log_copies = copies;
+    if (copies)
+        options.log_ring_bytes = ring_bytes;
+    options.recover = recover;
+    return farpool_partition_open(pool, &options, partition);
 }
 
 void test_pool_close(farpool_pool *pool, farpool_partition *partition)

@@ -3,6 +3,7 @@
 #ifndef FP_TESTS_LIB_TESTNODE_H
 #define FP_TESTS_LIB_TESTNODE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "farpool.h"
@@ -23,6 +24,13 @@ void test_pool_open(test_node *const *nodes, unsigned count, enum farpool_mappin
 void test_pool_open_at(const char *const *uris, unsigned count, enum farpool_mapping mapping,
                        uint64_t pool_bytes, uint64_t slab_bytes, farpool_pool **pool,
                        farpool_partition **partition);
+/* A pool without partitions. */
+farpool_pool *test_pool_new(enum farpool_mapping mapping, uint64_t pool_bytes);
+/* A partition on all of the nodes with a log ring on the first `copies` of them; 0: without a log. Returns what
+ * farpool_partition_open does. */
+int test_partition_open(farpool_pool *pool, const char *const *uris, unsigned count, uint64_t epoch,
+                        bool recover, unsigned copies, uint64_t ring_bytes, uint64_t slab_bytes,
+                        farpool_partition **partition);
 void test_pool_close(farpool_pool *pool, farpool_partition *partition);
 
 /* The number in the environment variable SEED, or the default; printed as "SEED=n". */

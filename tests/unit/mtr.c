@@ -48,29 +48,15 @@ static int stop_nodes(void **state)
 
 static farpool_pool *open_pool(enum farpool_mapping mapping)
 {
-    farpool_pool *pool;
-    farpool_pool_options options;
-    farpool_pool_options_init(&options);
-    options.pool_bytes = POOL_BYTES;
-    options.mapping = mapping;
-    assert_int_equal(farpool_pool_open(&options, &pool), 0);
-    return pool;
+    return test_pool_new(mapping, POOL_BYTES);
 }
 
 /* With copies = 0 without a log. */
 static int try_open(farpool_pool *pool, uint64_t epoch, unsigned copies, bool recover,
                     farpool_partition **part)
 {
-    farpool_partition_options options;
-    farpool_partition_options_init(&options);
-    options.epoch = epoch;
-    options.slab_bytes = 24 << 20;
-    options.memnodes = uris;
-    options.memnode_count = NODES;
-    options.log_copies = copies;
-    options.log_ring_bytes = RING_BYTES;
-    options.recover = recover;
-    return farpool_partition_open(pool, &options, part);
+    return test_partition_open(pool, uris, NODES, epoch, recover, copies, RING_BYTES, 24 << 20,
+                               part);
 }
 
 /* ---- one mini-transaction -------------------------------------------------------------------- */
