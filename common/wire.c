@@ -17,12 +17,15 @@ enum { MAGIC = 0x31775046 /* "FPw1" */, HEADER_BYTES = 16 };
 
 /* One letter per field, in order:
  *   P partition  E epoch  V use  B bytes  I boot_id  F first  T text  C code  U usage
+ *   L lsn  G pid  O order  A offset  D data  W wal
  *   X total, first, count, extent_bytes, then count times key, addr, len */
 static const char *const bodies[] = {
-    [FP_MSG_HELLO] = "T",     [FP_MSG_HELLO_OK] = "IT",  [FP_MSG_GRANT] = "PEVB",
-    [FP_MSG_ATTACH] = "PEVF", [FP_MSG_EXTENTS] = "PEVX", [FP_MSG_RELEASE] = "PEV",
-    [FP_MSG_RELEASE_OK] = "", [FP_MSG_USAGE] = "",       [FP_MSG_USAGE_OK] = "U",
-    [FP_MSG_ERROR] = "CT",
+    [FP_MSG_HELLO] = "T",        [FP_MSG_HELLO_OK] = "IT",   [FP_MSG_GRANT] = "PEVB",
+    [FP_MSG_ATTACH] = "PEVF",    [FP_MSG_EXTENTS] = "PEVX",  [FP_MSG_RELEASE] = "PEV",
+    [FP_MSG_RELEASE_OK] = "",    [FP_MSG_USAGE] = "",        [FP_MSG_USAGE_OK] = "U",
+    [FP_MSG_ERROR] = "CT",       [FP_MSG_WAL_OPEN] = "PEBL", [FP_MSG_WAL_GET] = "P",
+    [FP_MSG_WAL_APPEND] = "PEL", [FP_MSG_WAL_STATE] = "PEW", [FP_MSG_PAGE_GET] = "PGLA",
+    [FP_MSG_PAGE] = "PGLOAD",    [FP_MSG_LOG_GET] = "PL",    [FP_MSG_LOG] = "PLD",
 };
 
 typedef struct cursor {
@@ -87,6 +90,13 @@ static void use(cursor *c, fp_msg *msg)
         msg->use = (enum fp_use)value;
 }
 
+static void rkey(cursor *c, fp_rkey *key)
+{
+    u64(c, &key->key);
+    u64(c, &key->addr);
+    u64(c, &key->len);
+}
+
 static void extents(cursor *c, fp_msg *msg)
 {
     u32(c, &msg->total);
@@ -96,11 +106,28 @@ static void extents(cursor *c, fp_msg *msg)
     if (msg->count > FP_WIRE_EXTENTS_MAX || msg->first > msg->total ||
         msg->count > msg->total - msg->first)
         c->bad = true;
-    for (uint32_t i = 0; i < msg->count && !c->bad; i++) {
-        u64(c, &msg->extents[i].key);
-        u64(c, &msg->extents[i].addr);
-        u64(c, &msg->extents[i].len);
-    }
+    for (uint32_t i = 0; i < msg->count && !c->bad; i++)
+        rkey(c, &msg->extents[i]);
+}
+
+static void wal(cursor *c, fp_msg *msg)
+{
+    u64(c, &msg->wal.volume);
+    u64(c, &msg->wal.start);
+    u64(c, &msg->wal.end);
+    u64(c, &msg->wal.durable);
+    u32(c, &msg->wal.streaming);
+    rkey(c, &msg->wal.landing);
+    u64(c, &msg->wal.landing_free);
+}
+
+static void data(cursor *c, fp_msg *msg)
+{
+    u32(c, &msg->data_len);
+    if (msg->data_len > FP_WIRE_DATA_MAX)
+        c->bad = true;
+    if (!c->bad)
+        bytes(c, msg->data, msg->data_len);
 }
 
 static void usage(cursor *c, fp_msg *msg)
@@ -111,6 +138,7 @@ static void usage(cursor *c, fp_msg *msg)
     u64(c, &msg->usage.connections);
     u64(c, &msg->usage.cpu_ns);
     u64(c, &msg->usage.data_bytes);
+    u64(c, &msg->usage.spill_lag);
 }
 
 static void body(cursor *c, fp_msg *msg)
@@ -150,13 +178,31 @@ static void body(cursor *c, fp_msg *msg)
         case 'X':
             extents(c, msg);
             break;
+        case 'L':
+            u64(c, &msg->lsn);
+            break;
+        case 'G':
+            u64(c, &msg->pid);
+            break;
+        case 'O':
+            u32(c, &msg->order);
+            break;
+        case 'A':
+            u32(c, &msg->offset);
+            break;
+        case 'D':
+            data(c, msg);
+            break;
+        case 'W':
+            wal(c, msg);
+            break;
         }
     }
 }
 
 size_t fp_wire_encode(const fp_msg *msg, void *buffer, size_t capacity)
 {
-    FP_ASSERT(msg->type >= FP_MSG_HELLO && msg->type <= FP_MSG_ERROR);
+    FP_ASSERT(msg->type >= FP_MSG_HELLO && msg->type <= FP_MSG_LAST);
     FP_ASSERT(capacity >= HEADER_BYTES);
     uint8_t *start = buffer;
     cursor c = {.at = start + HEADER_BYTES, .end = start + capacity};
@@ -191,9 +237,9 @@ int fp_wire_decode(const void *buffer, size_t len, fp_msg *msg)
         return fp_error(FARPOOL_E_PROTO,
                         "a message of protocol version %u; this side speaks %d: upgrade the older",
                         version, FP_WIRE_VERSION);
-    if (type < FP_MSG_HELLO || type > FP_MSG_ERROR)
+    if (type < FP_MSG_HELLO || type > FP_MSG_LAST)
         return fp_error(FARPOOL_E_PROTO, "a message of unknown type %u (1 to %d are known)", type,
-                        FP_MSG_ERROR);
+                        FP_MSG_LAST);
     if (words[2] != (size_t)(c.end - c.at))
         return fp_error(FARPOOL_E_PROTO, "a message of type %u with %zu bytes of body says %u",
                         type, (size_t)(c.end - c.at), words[2]);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Control messages between compute and memory nodes: one SEND each, little-endian, described in
+ * Control messages between compute, memory and storage nodes: one SEND each, little-endian, described in
  * docs/protocol.md. Encoding and decoding are here and nowhere else. Decoders trust nothing: a bad
  * magic, version, type, length, count or text is E_PROTO with a sentence, never undefined behaviour.
  */
@@ -14,9 +14,10 @@
 #include "farpool.h"
 
 enum {
-    FP_WIRE_VERSION = 2,
+    FP_WIRE_VERSION = 3,
     FP_WIRE_EXTENTS_MAX = 500, /* in one FP_MSG_EXTENTS; ask again with first > 0 for more */
     FP_WIRE_TEXT_MAX = 255,
+    FP_WIRE_DATA_MAX = 12288, /* bytes of a page or of the log in one message */
 };
 
 /* What a partition wants memory for. Each use is a grant of its own; the epoch is the partition's. */
@@ -37,6 +38,22 @@ enum fp_msg_type {
     FP_MSG_USAGE, /* no body */
     FP_MSG_USAGE_OK,
     FP_MSG_ERROR, /* answers any request: code, text */
+    /* To storage nodes. An LSN named is a frame's beginning or end unless it says otherwise. */
+    FP_MSG_WAL_OPEN, /* partition, epoch, bytes, lsn: here is the redo log of this partition, as its owner of this
+                         epoch writes it, from lsn on; no frame of it is longer than bytes. Makes the WAL if there is
+                         none, and promises that nothing of a lower epoch is appended any more. E_FENCED: a higher one
+                         was promised. The first who opens it, while his connection lives, is the one who appends */
+    FP_MSG_WAL_GET, /* partition: what is there? E_NOTFOUND */
+    FP_MSG_WAL_APPEND, /* partition, epoch, lsn: the bytes up to lsn have been WRITTEN to the landing ring. Answered when
+                         they are on stable media */
+    FP_MSG_WAL_STATE, /* answers the three: partition, epoch (promised), state */
+    FP_MSG_PAGE_GET, /* partition, pid, lsn, offset: a page as it is after all frames that end at or below lsn (0:
+                         all that are durable here). E_NOTFOUND: it is no page then; E_RETRY: lsn is not durable yet;
+                         E_CORRUPT */
+    FP_MSG_PAGE, /* partition, pid, lsn (0 replaced), order, offset, data: of the page, from offset on */
+    FP_MSG_LOG_GET, /* partition, lsn (any): the log's bytes from there on. E_NOTFOUND: that was trimmed */
+    FP_MSG_LOG, /* partition, lsn, data: empty at the end of what is durable */
+    FP_MSG_LAST = FP_MSG_LOG,
 };
 
 typedef struct fp_msg {
@@ -48,13 +65,28 @@ typedef struct fp_msg {
     uint64_t boot_id; /* random, new at each start of a memory node */
     uint32_t total, first, count;
     uint64_t extent_bytes; /* FP_EXTENT_UNIT_BYTES << n */
-    fp_rkey extents[FP_WIRE_EXTENTS_MAX];
+    uint64_t lsn, pid;
+    uint32_t order, offset;
+    struct {                          /* WAL_STATE */
+        uint64_t volume;              /* number of the volume, never 0 */
+        uint64_t start, end, durable; /* LSNs as of fp_wal_start and so on (storagenode/wal.h) */
+        uint32_t streaming;           /* 1: this connection is the one who appends */
+        fp_rkey landing;              /* then: byte l of the log is WRITTEN at l modulo its len; */
+        uint64_t landing_free;        /* up to this LSN now */
+    } wal;
+    uint32_t data_len;
+    union {
+        fp_rkey extents[FP_WIRE_EXTENTS_MAX];
+        uint8_t data[FP_WIRE_DATA_MAX];
+    };
     struct { /* USAGE_OK */
         uint64_t bytes_total, bytes_granted;
         uint64_t partitions, connections;
         uint64_t cpu_ns; /* CPU time of the node's process so far */
         uint64_t
             data_bytes; /* page bytes that the node's CPU moved (tcp emulation); 0 on verbs, shm */
+        uint64_t
+            spill_lag; /* bytes of log in rings here, durable in memory, not known to be on stable media */
     } usage;
     int32_t code;
     char text[FP_WIRE_TEXT_MAX + 1]; /* name of HELLO and HELLO_OK, sentence of ERROR */

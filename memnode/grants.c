@@ -463,11 +463,24 @@ void fp_node_request(fp_memnode *node, fp_client *client)
     case FP_MSG_USAGE:
         handle_usage(node, client);
         break;
+    case FP_MSG_WAL_OPEN:
+    case FP_MSG_WAL_GET:
+    case FP_MSG_WAL_APPEND:
+    case FP_MSG_PAGE_GET:
+    case FP_MSG_LOG_GET: {
+        int rc =
+            fp_error(FARPOOL_E_UNSUPPORTED, "%s is a memory node, not a storage node", node->name);
+        fp_node_refuse(node, client, node->request.request, rc);
+        break;
+    }
     case FP_MSG_HELLO_OK:
     case FP_MSG_EXTENTS:
     case FP_MSG_RELEASE_OK:
     case FP_MSG_USAGE_OK:
     case FP_MSG_ERROR:
+    case FP_MSG_WAL_STATE:
+    case FP_MSG_PAGE:
+    case FP_MSG_LOG:
         /* Answers to nothing. To answer them could go on for ever. */
         fp_log(FP_LOG_WARN, "%s: cut off: it sent an answer (type %d) to no request",
                fp_net_conn_peer(client->conn), (int)node->request.type);

@@ -40,7 +40,7 @@ size_t fuzz_make(uint64_t *random, uint8_t *data, size_t capacity)
                               (unsigned long long)(r >> 40));
     } else {
         memset(&msg, 0, offsetof(fp_msg, extents));
-        msg.type = FP_MSG_HELLO + (enum fp_msg_type)((r >> 8) % FP_MSG_ERROR);
+        msg.type = FP_MSG_HELLO + (enum fp_msg_type)((r >> 8) % FP_MSG_LAST);
         msg.count = (uint32_t)((r >> 16) % 4);
         msg.total = msg.count;
         snprintf(msg.text, sizeof msg.text, "%llx", (unsigned long long)r);

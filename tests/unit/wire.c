@@ -27,8 +27,16 @@ static size_t encode(enum fp_msg_type type)
     in.first = 100;
     in.count = FP_WIRE_EXTENTS_MAX;
     in.extent_bytes = 4160 << 10;
+    in.lsn = 1ull << 50;
+    in.pid = 1ull << 44;
+    in.order = 10;
+    in.offset = 8192;
+    in.wal.durable = 4096;
+    in.wal.landing = (fp_rkey){7, 8, 9};
+    in.wal.landing_free = 1ull << 33;
     for (uint32_t i = 0; i < in.count; i++)
         in.extents[i] = (fp_rkey){i, i * 3ull, i * 7ull};
+    in.data_len = sizeof in.extents;
     in.usage.data_bytes = 9;
     in.code = FARPOOL_E_FENCED;
     memset(in.text, 'x', FP_WIRE_TEXT_MAX);
@@ -38,7 +46,7 @@ static size_t encode(enum fp_msg_type type)
 static void every_type_survives(void **state)
 {
     (void)state;
-    for (int type = FP_MSG_HELLO; type <= FP_MSG_ERROR; type++) {
+    for (int type = FP_MSG_HELLO; type <= FP_MSG_LAST; type++) {
         size_t len = encode((enum fp_msg_type)type);
         assert_int_equal(fp_wire_decode(buffer, len, &out), 0);
         assert_int_equal(out.type, type);
@@ -54,6 +62,12 @@ static void every_type_survives(void **state)
             assert_int_equal(out.code, FARPOOL_E_FENCED);
             assert_string_equal(out.text, in.text);
         }
+        if (type == FP_MSG_WAL_STATE)
+            assert_memory_equal(&out.wal, &in.wal, sizeof in.wal);
+        if (type == FP_MSG_PAGE)
+            assert_true(out.pid == in.pid && out.lsn == in.lsn && out.order == 10 &&
+                        out.offset == 8192 && out.data_len == in.data_len &&
+                        !memcmp(out.data, in.data, in.data_len));
         if (type == FP_MSG_USAGE_OK)
             assert_int_equal(out.usage.data_bytes, 9);
     }
@@ -62,7 +76,7 @@ static void every_type_survives(void **state)
 static void every_other_length_is_refused(void **state)
 {
     (void)state;
-    for (int type = FP_MSG_HELLO; type <= FP_MSG_ERROR; type++) {
+    for (int type = FP_MSG_HELLO; type <= FP_MSG_LAST; type++) {
         size_t len = encode((enum fp_msg_type)type);
         for (size_t cut = 0; cut < len; cut += cut < 64 ? 1 : 61)
             assert_int_equal(fp_wire_decode(buffer, cut, &out), FARPOOL_E_PROTO);
@@ -87,7 +101,7 @@ static void strangers_are_told(void **state)
     refused(6, 99, "unknown type 99");
     refused(6, 0, "unknown type 0");
     refused(8, 1, "says");
-    refused(16 + 16 + 8, 0xFF, "does not fit"); /* count */
+    refused(16 + 16 + 4 + 8, 0xFF, "does not fit"); /* count */
 }
 
 int main(void)
