@@ -7,7 +7,7 @@
  * bytes in one cache line, so a one-sided WRITE or READ of a line is not torn (rule N4); one that the node's
  * processor was changing meanwhile has a wrong checksum, and is read again. Little-endian.
  *
- * A ring without a valid owner's line is blank: nothing has ever been acknowledged that only it has.
+ * A ring without a valid owner's line is blank: it has no log, whatever stands there.
  */
 #ifndef FP_COMMON_RING_H
 #define FP_COMMON_RING_H
@@ -32,10 +32,11 @@ typedef struct fp_ring_owner {
     uint64_t partition;
     uint64_t epoch;     /* of the owner who wrote the line */
     uint64_t log_bytes; /* a multiple of FARPOOL_UNIT_BYTES */
-    uint64_t
-        start; /* a frame's LSN. No recovery needs anything below; it may be overwritten once this is here */
+    /* A frame's LSN: no recovery needs anything below, and it may be overwritten once this is here. */
+    uint64_t start;
     uint64_t durable; /* a frame's end: everything below is in w rings, and may be spilled */
-    uint8_t zero[16];
+    uint32_t shape;   /* fp_redo_shape */
+    uint8_t zero[12];
 } fp_ring_owner;
 
 _Static_assert(sizeof(fp_ring_owner) == FP_RING_LINE_BYTES, "owner's line");

@@ -25,7 +25,7 @@
 #include "compute/remote.h"
 
 enum {
-    STRETCH = 64,      /* frames looked at in one go */
+    STRETCH = FP_EVICT_STRETCH,
     PATIENCE = 16,     /* stretches before unmarked pages are taken too */
     GIVE_UP_LAPS = 64, /* of the whole pool without one page that can leave */
     TRANSIT_MS = 5000, /* after that, while there are frames in transit, but none for us */
@@ -115,35 +115,46 @@ static fp_io *start_write(fp_thread *thread, const candidate *page, int *error)
     return io;
 }
 
-/* Phase 2: writes the dirty ones among the candidates; they are clean afterwards or were left alone. */
-static void write_back(fp_thread *thread, const candidate *pages, unsigned count, int *error)
+/* A write is over. Returns whether the page is clean. */
+static bool finish_write(fp_thread *thread, fp_io *io, int *error)
 {
     farpool_pool *pool = thread->pool;
-    fp_io *ios[FP_WRITES_MAX];
-    unsigned n = 0;
+    fp_entry *entry = &io->partition->entries[io->pid];
+    fp_io_wait(thread, io);
+    bool written = !io->status;
+    pool->mapping->unland(pool, io->page, io->order);
+    if (written) {
+        pool->crcs_or_lsns[io->frame] = io->crc;
+        atomic_fetch_and_explicit(&entry->word, ~FP_WORD_DIRTY, memory_order_relaxed); /* W4 */
+        fp_count(&thread->count.written_back, 1);
+        fp_count(&thread->count.bytes_written,
+                 FP_SLOT_HEADER_BYTES + ((uint64_t)FARPOOL_UNIT_BYTES << io->order));
+    } else {
+        *error = io->status;
+    }
+    fp_io_put(thread, io);
+    fp_shared_leave(entry);
+    return written;
+}
+
+/* Phase 2: writes the dirty ones among the candidates, as many as there are transfers for. They are clean afterwards
+ * (bit i of what is returned: candidate i) or were left alone. */
+static uint64_t write_back(fp_thread *thread, const candidate *pages, unsigned count, int *error)
+{
+    fp_io *ios[FP_WRITES_MAX] = {0};
+    unsigned index[FP_WRITES_MAX], n = 0;
+    uint64_t written = 0;
     for (unsigned i = 0; i < count && n < FP_WRITES_MAX; i++) {
         if (!latch_shared(pages[i].entry))
             continue;
+        index[n] = i;
         ios[n] = start_write(thread, &pages[i], error);
         n += ios[n] != NULL;
     }
     fp_remote_post(thread, ios, n);
-    for (unsigned i = 0; i < n; i++) {
-        fp_io_wait(thread, ios[i]);
-        fp_entry *entry = &ios[i]->partition->entries[ios[i]->pid];
-        pool->mapping->unland(pool, ios[i]->page, ios[i]->order);
-        if (ios[i]->status) {
-            *error = ios[i]->status;
-        } else {
-            pool->crcs_or_lsns[ios[i]->frame] = ios[i]->crc;
-            atomic_fetch_and_explicit(&entry->word, ~FP_WORD_DIRTY, memory_order_relaxed); /* W4 */
-            fp_count(&thread->count.written_back, 1);
-            fp_count(&thread->count.bytes_written,
-                     FP_SLOT_HEADER_BYTES + ((uint64_t)FARPOOL_UNIT_BYTES << ios[i]->order));
-        }
-        fp_io_put(thread, ios[i]);
-        fp_shared_leave(entry);
-    }
+    for (unsigned i = 0; i < n; i++)
+        written |= (uint64_t)finish_write(thread, ios[i], error) << index[i];
+    return written;
 }
 
 /* Phases 3 and 4. Returns how many frames became free. */
@@ -190,7 +201,7 @@ static unsigned evict_stretch(fp_thread *thread, uint64_t start, bool any, int *
     for (unsigned i = 0; i < n; i++)
         dirty += (fp_word_load(pages[i].entry) & FP_WORD_DIRTY) != 0;
     if (dirty)
-        write_back(thread, pages, n, error);
+        (void)write_back(thread, pages, n, error);
     unsigned freed = drop(thread, pages, n, false);
     pthread_rwlock_unlock(&thread->pool->partitions_lock);
     return freed;
@@ -278,6 +289,39 @@ int fp_evict_take(fp_thread *thread, unsigned order, enum fp_evict_effort effort
                     "pool %s: no run of %llu among %llu frames can be freed: "
                     "fix fewer pages at a time or make the pool larger",
                     pool->name, 1ull << order, (unsigned long long)pool->frame_count);
+}
+
+/* What is known of a page that is not to be written back: that it needn't be (then it has been visited), or nothing. */
+static bool is_visited(const candidate *page)
+{
+    uint64_t word = fp_word_load(page->entry);
+    unsigned state = fp_word_state(word);
+    return state != FP_EXCLUSIVE && (!fp_word_readable(word) || !(word & FP_WORD_DIRTY));
+}
+
+uint64_t fp_evict_clean(fp_thread *thread, const farpool_partition *partition, uint64_t first,
+                        uint64_t which)
+{
+    farpool_pool *pool = thread->pool;
+    candidate pages[STRETCH];
+    unsigned bits[STRETCH], n = 0;
+    int error = 0;
+    pthread_rwlock_rdlock(&pool->partitions_lock);
+    for (unsigned i = 0; i < STRETCH; i++) {
+        if (!(which >> i & 1))
+            continue;
+        bool ours = first + i < pool->frame_count && page_in_frame(pool, first + i, &pages[n]) &&
+                    pages[n].partition == partition;
+        if (!ours || is_visited(&pages[n]))
+            which &= ~(1ull << i);
+        else
+            bits[n++] = i;
+    }
+    uint64_t written = write_back(thread, pages, n, &error);
+    pthread_rwlock_unlock(&pool->partitions_lock);
+    for (unsigned i = 0; i < n; i++)
+        which &= ~((written >> i & 1) << bits[i]);
+    return which;
 }
 
 int fp_evict_partition(fp_thread *thread, farpool_partition *partition)

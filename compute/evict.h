@@ -16,6 +16,13 @@ enum fp_evict_effort {
 int fp_evict_take(fp_thread *thread, unsigned order, enum fp_evict_effort effort,
                   uint32_t *frame) FARPOOL_MUST_CHECK;
 
+enum { FP_EVICT_STRETCH = 64 /* frames looked at in one go */ };
+
+/* Writes back what is dirty of the partition in the frames first + i of which bit i is set in `which`. Returns those
+ * of which nothing can be said yet: the page there is latched, or could not be written. */
+uint64_t fp_evict_clean(fp_thread *thread, const farpool_partition *partition, uint64_t first,
+                        uint64_t which);
+
 /* Takes all pages of a partition out of the pool without writing them back. E_BUSY: one is fixed. */
 int fp_evict_partition(fp_thread *thread, farpool_partition *partition) FARPOOL_MUST_CHECK;
 

@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "common/error.h"
+#include "compute/keeper.h"
 #include "compute/page.h"
 #include "compute/redo_log.h"
 #include "compute/space.h"
@@ -54,6 +55,9 @@ struct farpool_mtr { /* one thread's */
 
 int farpool_mtr_begin(farpool_partition *partition, unsigned flags, farpool_mtr **out)
 {
+    int rc = partition->redo ? fp_keeper_wait_room(partition->redo->keeper) : 0;
+    if (rc)
+        return rc;
     farpool_mtr *mtr = malloc(sizeof *mtr);
     if (!mtr)
         return fp_error(FARPOOL_E_NOMEM, "no memory for a mini-transaction");
@@ -460,8 +464,13 @@ int farpool_mtr_commit(farpool_mtr *mtr, enum farpool_durability durability, uin
 int farpool_wait_durable(farpool_partition *partition, uint64_t lsn,
                          enum farpool_durability durability)
 {
-    if (!partition->redo || durability == FARPOOL_DURABLE_LATER)
+    fp_redo_log *redo = partition->redo;
+    if (!redo || durability == FARPOOL_DURABLE_LATER)
         return 0;
-    return lsn == UINT64_MAX ? fp_redo_flush_all(partition->redo)
-                             : fp_redo_flush(partition->redo, lsn);
+    if (lsn == UINT64_MAX)
+        lsn = atomic_load_explicit(&redo->end, memory_order_acquire);
+    int rc = fp_redo_flush(redo, lsn);
+    if (!rc && durability == FARPOOL_DURABLE_STORAGE)
+        rc = fp_keeper_wait_stored(redo->keeper, lsn);
+    return rc;
 }

@@ -14,6 +14,7 @@
 #include "common/mem.h"
 #include "compute/evict.h"
 #include "compute/io.h"
+#include "compute/keeper.h"
 #include "compute/mapping.h"
 #include "compute/recovery.h"
 #include "compute/remote.h"
@@ -38,6 +39,7 @@ void farpool_partition_options_init(farpool_partition_options *options)
         .slab_bytes = 256ull << 20,
         .timeout_ms = 5000,
         .log_ring_bytes = 64ull << 20,
+        .storage_quorum = 1,
     };
 }
 
@@ -60,6 +62,10 @@ static int check_log_options(const farpool_partition_options *options)
     if (options->log_quorum > options->log_copies)
         return fp_error(FARPOOL_E_INVAL, "partition %llu: log_quorum %u of %u log rings", id,
                         options->log_quorum, options->log_copies);
+    if (!options->storage_quorum || options->storage_quorum > options->log_copies)
+        return fp_error(FARPOOL_E_INVAL,
+                        "partition %llu: storage_quorum %u: must be 1 to log_copies (%u)", id,
+                        options->storage_quorum, options->log_copies);
     if (options->log_ring_bytes < 1 << 20 || options->log_ring_bytes > FP_RING_BYTES_MAX)
         return fp_error(FARPOOL_E_INVAL,
                         "partition %llu: log_ring_bytes %llu: must be 1 MiB to %llu GiB", id,
@@ -305,6 +311,8 @@ int farpool_partition_open(farpool_pool *pool, const farpool_partition_options *
     show(partition, true);
     if (options->recover)
         rc = fp_recovery_open(partition);
+    if (!rc && partition->redo)
+        rc = fp_keeper_start(partition->redo->keeper);
     if (rc)
         goto err_after_redo;
     *out = partition;
@@ -331,6 +339,8 @@ err_after_partition:
 int farpool_partition_close(farpool_partition *partition)
 {
     int flushed = partition->redo ? fp_redo_flush_all(partition->redo) : 0;
+    if (partition->redo)
+        fp_keeper_stop(partition->redo->keeper); /* which has pages latched now and then */
     int rc = close_now(partition);
     return rc ? rc : flushed;
 }

@@ -81,7 +81,7 @@ static int index_log(fp_recovery *recovery, const fp_redo_log *log)
 {
     uint64_t end = atomic_load_explicit(&log->end, memory_order_relaxed);
     int rc = 0;
-    for (uint64_t lsn = FP_REDO_LSN_FIRST; lsn < end && !rc;) {
+    for (uint64_t lsn = log->first; lsn < end && !rc;) {
         fp_redo_frame frame;
         fp_redo_copy_out(log, lsn, &frame, sizeof frame);
         rc = index_frame(recovery, log, lsn + sizeof frame, lsn + frame.len);
@@ -342,5 +342,24 @@ int fp_recovery_redo(farpool_partition *partition, farpool_pid pid, unsigned ord
         *changed = true;
     }
     first->applied = true;
+    return 0;
+}
+
+int fp_recovery_finish(farpool_partition *partition, unsigned pages, size_t *at)
+{
+    const fp_recovery *recovery = partition->recovery;
+    for (; pages && *at < recovery->count; pages--) {
+        farpool_pid pid = recovery->records[*at].pid;
+        void *page;
+        int rc = farpool_fix(partition, pid, FARPOOL_SHARED, &page);
+        if (!rc)
+            farpool_unfix(partition, pid, FARPOOL_SHARED);
+        else if (rc != FARPOOL_E_NOTFOUND) /* it was freed */
+            return rc;
+        while (*at < recovery->count && recovery->records[*at].pid == pid)
+            ++*at;
+    }
+    if (*at == recovery->count)
+        *at = SIZE_MAX;
     return 0;
 }

@@ -32,6 +32,9 @@ int fp_recovery_find(farpool_partition *partition, farpool_pid pid) FARPOOL_MUST
 /* Applies the page's redo; it has just come and is latched exclusively. *changed: there was some. */
 int fp_recovery_redo(farpool_partition *partition, farpool_pid pid, unsigned order, void *page,
                      bool *changed) FARPOOL_MUST_CHECK;
+/* Faults up to `pages` pages of which there is redo, beginning with the record *at; SIZE_MAX afterwards: that was the
+ * last. By a thread that holds no latches. */
+int fp_recovery_finish(farpool_partition *partition, unsigned pages, size_t *at) FARPOOL_MUST_CHECK;
 /* Whether its allocation is in its redo, so that it needs no copy. */
 bool fp_recovery_is_whole(const fp_recovery *recovery, farpool_pid pid);
 

@@ -8,12 +8,15 @@
 
 #include "common/error.h"
 #include "common/futex.h"
+#include "compute/keeper.h"
 #include "compute/redo_recover.h"
 #include "compute/remote.h"
 #include "compute/thread.h"
 
 /* The flusher leaves the processor to others between its first looks, who append meanwhile; then it sleeps. */
-enum { LOOKS = 500 };
+enum { LOOKS = 500, LINES_BYTES = FARPOOL_UNIT_BYTES };
+
+_Static_assert(FP_RINGS_MAX *FP_RING_LINE_BYTES <= LINES_BYTES, "a line for each ring");
 
 /* ---- appending ------------------------------------------------------------------------------- */
 
@@ -41,16 +44,28 @@ void fp_redo_copy_out(const fp_redo_log *log, uint64_t lsn, void *to, size_t len
         memcpy((char *)to + first, log->mirror.addr, len - first);
 }
 
-void fp_redo_take_in(fp_redo_log *log, const void *bytes, uint64_t end)
+void fp_redo_take_in(fp_redo_log *log, const void *bytes, uint64_t start, uint64_t end)
 {
-    copy_in(log, FP_REDO_LSN_FIRST, bytes, end - FP_REDO_LSN_FIRST);
+    copy_in(log, start, bytes, end - start);
+    log->first = start;
+    atomic_store_explicit(&log->start, start, memory_order_relaxed);
+    atomic_store_explicit(&log->floor, start, memory_order_relaxed);
+    atomic_store_explicit(&log->durable, start, memory_order_relaxed);
     atomic_store_explicit(&log->end, end, memory_order_release);
 }
 
-static int report_failure(const fp_redo_log *log, int code)
+int fp_redo_failure(const fp_redo_log *log)
 {
-    return fp_error(code, "partition %llu: its redo log has failed: %s",
-                    (unsigned long long)log->partition->id, log->reason);
+    int code = atomic_load_explicit(&log->failed, memory_order_acquire);
+    return code ? fp_error(code, "partition %llu: its redo log has failed: %s",
+                           (unsigned long long)log->partition->id, log->reason)
+                : 0;
+}
+
+void fp_redo_fail(fp_redo_log *log, int code)
+{
+    snprintf(log->reason, sizeof log->reason, "%s", farpool_errmsg());
+    atomic_store_explicit(&log->failed, code, memory_order_release);
 }
 
 /* What every owner's first frame needs to be there for those to come, or a full log could not be recovered. */
@@ -60,15 +75,20 @@ static int check_room_locked(const fp_redo_log *log, enum fp_redo_kind kind, uin
                              size_t len)
 {
     uint64_t room = log->ring_bytes - (kind == FP_REDO_OWNER ? 0 : reserve(log));
-    int failed = atomic_load_explicit(&log->failed, memory_order_acquire);
-    if (failed)
-        return report_failure(log, failed);
-    if (end + len - FP_REDO_LSN_FIRST > room)
-        return fp_error(FARPOOL_E_NOSPACE,
-                        "partition %llu: its log rings of %llu bytes are full at LSN %llu",
-                        (unsigned long long)log->partition->id, (unsigned long long)log->ring_bytes,
-                        (unsigned long long)end);
-    return 0;
+    /* What is below was read, or copied out, before the keeper let go of it. */
+    uint64_t floor = atomic_load_explicit(&log->floor, memory_order_acquire);
+    int rc = fp_redo_failure(log);
+    if (!rc && end + len - floor > room)
+        rc =
+            fp_error(FARPOOL_E_NOSPACE,
+                     "partition %llu: %zu bytes of redo do not fit in log rings of %llu bytes that "
+                     "hold %llu%s",
+                     (unsigned long long)log->partition->id, len,
+                     (unsigned long long)log->ring_bytes, (unsigned long long)(end - floor),
+                     fp_keeper_has_storage(log->keeper)
+                         ? ": make log_ring_bytes larger"
+                         : "; none of their memory nodes has a storage node to spill them to");
+    return rc;
 }
 
 int fp_redo_append(fp_redo_log *log, enum fp_redo_kind kind, const fp_redo_build *build,
@@ -96,6 +116,8 @@ int fp_redo_append(fp_redo_log *log, enum fp_redo_kind kind, const fp_redo_build
         atomic_fetch_add_explicit(&log->frames, 1, memory_order_relaxed);
     }
     pthread_mutex_unlock(&log->lock);
+    if (!rc)
+        fp_keeper_rouse(log->keeper);
     return rc;
 }
 
@@ -106,18 +128,22 @@ static bool is_durable(const fp_redo_log *log, uint64_t lsn)
     return atomic_load_explicit(&log->durable, memory_order_acquire) >= lsn;
 }
 
+static int too_few(const fp_redo_log *log)
+{
+    char last[128];
+    snprintf(last, sizeof last, "%s", farpool_errmsg());
+    return fp_error(FARPOOL_E_NODE,
+                    "%u of %u log rings are left, %u are needed; the last that failed: %s",
+                    fp_rings_alive(log), log->ring_count, log->quorum, last);
+}
+
 /* By the flusher, without the lock. */
 static int write_until(fp_redo_log *log, uint64_t lsn)
 {
     for (unsigned looks = 0; !is_durable(log, lsn);) {
         fp_rings_post(log);
-        if (fp_rings_alive(log) < log->quorum) {
-            char last[128];
-            snprintf(last, sizeof last, "%s", farpool_errmsg());
-            return fp_error(FARPOOL_E_NODE,
-                            "%u of %u log rings are left, %u are needed; the last that failed: %s",
-                            fp_rings_alive(log), log->ring_count, log->quorum, last);
-        }
+        if (fp_rings_alive(log) < log->quorum)
+            return too_few(log);
         fp_rings_poll(log, looks < LOOKS ? 0 : 100);
         if (looks++ < LOOKS && !is_durable(log, lsn))
             sched_yield();
@@ -125,17 +151,27 @@ static int write_until(fp_redo_log *log, uint64_t lsn)
     return 0;
 }
 
+static bool try_flusher(fp_redo_log *log)
+{
+    uint32_t nobody = 0;
+    return atomic_compare_exchange_strong_explicit(&log->flushing, &nobody, 1, memory_order_acquire,
+                                                   memory_order_relaxed);
+}
+
+static void leave_flusher(fp_redo_log *log)
+{
+    atomic_store_explicit(&log->flushing, 0, memory_order_release);
+    atomic_fetch_add_explicit(&log->rounds, 1, memory_order_release);
+    fp_futex_wake_all(&log->rounds);
+}
+
 static void be_flusher(fp_redo_log *log, uint64_t lsn)
 {
     bool failed = atomic_load_explicit(&log->failed, memory_order_relaxed) != 0; /* meanwhile */
     int rc = failed ? 0 : write_until(log, lsn);
-    if (rc) {
-        snprintf(log->reason, sizeof log->reason, "%s", farpool_errmsg());
-        atomic_store_explicit(&log->failed, rc, memory_order_release);
-    }
-    atomic_store_explicit(&log->flushing, 0, memory_order_release);
-    atomic_fetch_add_explicit(&log->rounds, 1, memory_order_release);
-    fp_futex_wake_all(&log->rounds);
+    if (rc)
+        fp_redo_fail(log, rc);
+    leave_flusher(log);
 }
 
 int fp_redo_flush(fp_redo_log *log, uint64_t lsn)
@@ -145,16 +181,27 @@ int fp_redo_flush(fp_redo_log *log, uint64_t lsn)
             return 0;
         /* Before the look at flushing: if that is left afterwards, the wait below does not begin. */
         uint32_t round = atomic_load_explicit(&log->rounds, memory_order_acquire);
-        int failed = atomic_load_explicit(&log->failed, memory_order_acquire);
+        int failed = fp_redo_failure(log);
         if (failed)
-            return is_durable(log, lsn) ? 0 : report_failure(log, failed);
-        uint32_t nobody = 0;
-        if (atomic_compare_exchange_strong_explicit(&log->flushing, &nobody, 1,
-                                                    memory_order_acquire, memory_order_relaxed))
+            return is_durable(log, lsn) ? 0 : failed;
+        if (try_flusher(log))
             be_flusher(log, lsn);
         else
             fp_futex_wait(&log->rounds, round, 0);
     }
+}
+
+void fp_redo_nudge(fp_redo_log *log)
+{
+    if (!try_flusher(log))
+        return;
+    if (!atomic_load_explicit(&log->failed, memory_order_relaxed)) {
+        fp_rings_poll(log, 0);
+        fp_rings_post(log);
+        if (fp_rings_alive(log) < log->quorum)
+            fp_redo_fail(log, too_few(log));
+    }
+    leave_flusher(log);
 }
 
 int fp_redo_flush_all(fp_redo_log *log)
@@ -178,20 +225,21 @@ static int open_ring(fp_redo_log *log, const farpool_partition_options *options,
 {
     farpool_partition *partition = log->partition;
     fp_ring *ring = &log->rings[log->ring_count];
-    ring->posted = ring->acked = FP_REDO_LSN_FIRST;
     int rc = fp_remote_node(partition->pool, uri, partition->timeout_ms, &ring->node);
     if (!rc)
         rc = register_mirror(log, ring->node);
     if (!rc)
-        rc = fp_remote_grant(log->thread, partition, ring->node, log->ring_bytes, &ring->extents,
-                             &ring->extent_count, &ring->extent_bytes);
-    ring->lost = options->recover && (rc == FARPOOL_E_NODE || rc == FARPOOL_E_TIMEOUT);
-    if (rc && !ring->lost)
+        rc = fp_remote_grant(log->thread, partition, ring->node, FP_RING_LOG_AT + log->ring_bytes,
+                             &ring->extents, &ring->extent_count, &ring->extent_bytes);
+    bool lost = options->recover && (rc == FARPOOL_E_NODE || rc == FARPOOL_E_TIMEOUT);
+    atomic_init(&ring->lost, lost);
+    if (rc && !lost)
         return rc;
     log->ring_count++;
-    if (ring->lost)
+    if (lost)
         return 0;
-    if (!ring->extent_bytes || (log->ring_bytes - 1) / ring->extent_bytes >= ring->extent_count)
+    if (ring->extent_bytes < FP_RING_LOG_AT ||
+        (FP_RING_LOG_AT + log->ring_bytes - 1) / ring->extent_bytes >= ring->extent_count)
         return fp_error(FARPOOL_E_PROTO,
                         "memory node %s: %u extents of %llu bytes for a ring of %llu", uri,
                         ring->extent_count, (unsigned long long)ring->extent_bytes,
@@ -208,14 +256,13 @@ int fp_redo_open(farpool_partition *partition, const farpool_partition_options *
     log->partition = partition;
     log->ring_bytes = options->log_ring_bytes & ~(uint64_t)(FARPOOL_UNIT_BYTES - 1);
     log->quorum = options->log_quorum ? options->log_quorum : options->log_copies / 2 + 1;
-    atomic_init(&log->end, FP_REDO_LSN_FIRST);
-    atomic_init(&log->durable, FP_REDO_LSN_FIRST);
+    log->storage_quorum = options->storage_quorum;
     int rc;
     if (pthread_mutex_init(&log->lock, NULL)) {
         rc = fp_error(FARPOOL_E_NOMEM, "opening a redo log: no memory for a lock");
         goto err_after_log;
     }
-    rc = fp_mem_open(log->ring_bytes, 0, -1, &log->mirror);
+    rc = fp_mem_open(log->ring_bytes + LINES_BYTES, 0, -1, &log->mirror);
     if (rc)
         goto err_after_lock;
     log->thread = fp_thread_new(partition->pool, FP_USE_RING);
@@ -224,6 +271,8 @@ int fp_redo_open(farpool_partition *partition, const farpool_partition_options *
         rc = open_ring(log, options, options->memnodes[i]);
     if (!rc)
         rc = fp_redo_recover(log, options->recover);
+    if (!rc)
+        rc = fp_keeper_open(log, &log->keeper);
     if (rc)
         goto err_after_mirror;
     *out = log;
@@ -242,6 +291,7 @@ void fp_redo_close(fp_redo_log *log)
 {
     if (!log)
         return;
+    fp_keeper_close(log->keeper);
     if (log->thread)
         fp_thread_free(log->thread);
     for (unsigned i = 0; i < FP_RINGS_MAX; i++)

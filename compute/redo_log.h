@@ -18,6 +18,7 @@
 #define FP_COMPUTE_REDO_LOG_H
 
 #include "common/redo.h"
+#include "common/ring.h"
 #include "compute/pool.h"
 
 enum { FP_RINGS_MAX = 7 };
@@ -30,22 +31,32 @@ typedef struct fp_ring {
     /* the flusher's: */
     uint64_t posted, acked; /* everything before these LSNs is on its way, or there */
     unsigned inflight;      /* WRITEs of the batch under way */
-    bool lost;
-    /* Its node has forgotten a log that there is. The header of the log's first frame is written to it behind all
-     * that was recovered: until then it says nothing to whoever recovers the log next. */
+    _Atomic bool lost;      /* atomic, relaxed: written by the flusher, read by the keeper */
+    /* What it had when it was opened is not the log, or ends before the log's start. The owner's line is written to
+     * it behind all that was recovered; until then what it has says nothing to whoever recovers the log next. */
     bool blank;
+    _Atomic bool
+        speaks; /* it has an owner's line, which the keeper may renew: set by release, read by acquire */
+    /* the keeper's: */
+    uint64_t told_start, told_durable; /* what its owner's line says */
+    uint64_t volume, spilled;          /* what its node's line says, if it has one */
+    bool spills;
 } fp_ring;
 
 typedef struct fp_redo_log {
     farpool_partition *partition; /* immutable after open, as all up to the lock */
     uint64_t ring_bytes;
-    fp_mem
-        mirror; /* byte l of the log is at l % ring_bytes; [.., end) written under lock, then read only */
+    /* Byte l of the log is at l % ring_bytes; [floor, end) written under lock, then read only. Behind the log there
+     * is a line for each ring, which is the keeper's. */
+    fp_mem mirror;
     fp_mr *mrs[FP_TRANSPORTS_MAX]; /* the mirror's */
     fp_thread *thread;             /* the rings' connections: the flusher's */
     fp_ring rings[FP_RINGS_MAX];
     unsigned ring_count, quorum;
-    uint64_t own; /* LSN behind the owner's first frame; written before anything is flushed */
+    uint64_t own;   /* LSN behind the owner's first frame; written before anything is flushed */
+    uint64_t first; /* LSN from which on there was log when it was opened */
+    unsigned storage_quorum;
+    struct fp_keeper *keeper; /* NULL while it is being opened */
 
     pthread_mutex_t lock; /* of those who append */
     _Atomic uint64_t end; /* written under lock; release: the frames before it are in the mirror */
@@ -56,6 +67,13 @@ typedef struct fp_redo_log {
     _Atomic int failed;      /* 0 becomes the code, by release: nothing more will be durable */
     /* written by the flusher; release: the frames before it are in w rings. Never falls. */
     _Atomic uint64_t durable;
+    _Atomic uint64_t acked_all; /* " in all rings that are not lost */
+    /* written by the keeper; release: what is below needs no ring any more, and may be overwritten here and there */
+    _Atomic uint64_t floor;
+    _Atomic uint64_t
+        stored; /* written by the keeper, release: is on stable media in storage_quorum volumes */
+    _Atomic uint64_t
+        start; /* written by the keeper, relaxed: what the rings' owner's line is to say */
     _Atomic uint64_t frames, batches; /* statistics, relaxed: appended; posted to a ring */
 } fp_redo_log;
 
@@ -78,8 +96,14 @@ int fp_redo_flush(fp_redo_log *log, uint64_t lsn) FARPOOL_MUST_CHECK;
 /* Everything that has been appended. */
 int fp_redo_flush_all(fp_redo_log *log) FARPOOL_MUST_CHECK;
 
-/* The mirror gets a log found elsewhere: bytes [FP_REDO_LSN_FIRST, end), which count as appended. */
-void fp_redo_take_in(fp_redo_log *log, const void *bytes, uint64_t end);
+/* The mirror gets a log found elsewhere: bytes [start, end), which count as appended. */
+void fp_redo_take_in(fp_redo_log *log, const void *bytes, uint64_t start, uint64_t end);
+/* Nothing more will be durable, for the reason in farpool_errmsg(). By the flusher. */
+void fp_redo_fail(fp_redo_log *log, int code);
+/* The code of that, with a sentence; 0: it has not failed. */
+int fp_redo_failure(const fp_redo_log *log) FARPOOL_MUST_CHECK;
+/* If nobody is the flusher: starts and takes in what rings miss that nobody waits for. Waits for nothing. */
+void fp_redo_nudge(fp_redo_log *log);
 /* What this owner's first frame says of the rings. */
 uint32_t fp_redo_log_shape(const fp_redo_log *log);
 /* Copies from the mirror. */
@@ -92,6 +116,12 @@ uint64_t fp_ring_piece(const fp_redo_log *log, const fp_ring *ring, uint64_t lsn
 /* A transfer of a piece that begins at lsn, but for its local side. */
 fp_net_op fp_ring_op(const fp_redo_log *log, const fp_ring *ring, enum fp_net_kind kind,
                      uint64_t lsn, fp_io *io);
+/* Of a line of the control block; WRITE: of the owner's, as it is to be now, which is put to *line. READ: into the
+ * ring's line behind the mirror. */
+fp_net_op fp_ring_line_op(const fp_redo_log *log, const fp_ring *ring, enum fp_net_kind kind,
+                          unsigned at, fp_ring_owner *line, fp_io *io);
+/* Where a READ puts it. */
+void *fp_ring_line(const fp_redo_log *log, const fp_ring *ring);
 
 /* Starts a batch on each ring that has none under way and misses something. */
 void fp_rings_post(fp_redo_log *log);

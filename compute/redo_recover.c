@@ -3,16 +3,16 @@
  * Finding the log:
  *
  *   1. fence    was done by the GRANTs: no earlier owner reaches these rings any more
- *   2. read     each ring from its beginning to the end of what is valid, at least k - w + 1 of them: so
- *               at least one has whatever was acknowledged. A ring without any frame is a new one, or its
- *               node has restarted and forgotten: it proves nothing and does not count
+ *   2. read     each ring from where its owner's line says that the log begins to the end of what is valid, at
+ *               least k - w + 1 of them: so at least one has whatever was acknowledged. A ring without that line
+ *               is a new one, or its node has restarted and forgotten: it proves nothing and does not count
  *   3. choose   the log whose last frame has the highest epoch, among those the longest. An owner writes
  *               what a ring misses before its own first frame, so a log that ends in a higher epoch has
  *               all that was acknowledged in earlier ones
  *   4. repair   every ring gets what it misses, and the new owner's first frame, behind which no frame of
- *               an earlier epoch counts; w rings have it before anything else happens. A ring that was empty
- *               gets the log's first frame last: half a copy must not speak for the commits that this ring
- *               once acknowledged
+ *               an earlier epoch counts; w rings have it before anything else happens. A ring that was empty, or
+ *               ends before the log's beginning, gets its owner's line last: half a copy must not speak for
+ *               the commits that this ring once acknowledged
  *
  * The choice of 3 is that of Viewstamped Replication (Oki, Liskov, PODC 1988) and Raft for logs.
  */
@@ -26,22 +26,26 @@
 
 enum { READ_BYTES = 1 << 20 }; /* in one READ */
 
-/* A log as one ring has it: bytes from FP_REDO_LSN_FIRST on, one behind the other. */
+/* A log as one ring has it: bytes from `start` on, one behind the other. */
 typedef struct found_log {
     fp_mem mem;
     fp_mr *mrs[FP_TRANSPORTS_MAX];
+    uint64_t start;
     uint64_t have;  /* read so far, as an LSN */
     uint64_t end;   /* of what is valid */
-    uint64_t epoch; /* of the last frame; 0: there is none */
-    bool used;      /* there are others than owners' first frames */
+    uint64_t epoch; /* of the last frame, without any of the owner's line; 0: the ring is blank */
+    uint64_t line_epoch;
+    bool used; /* there are others than owners' first frames, or were */
 } found_log;
 
 /* What all rings have. */
 typedef struct survey {
     found_log found[2];
-    unsigned best;    /* found[best] is the log */
-    unsigned telling; /* rings that have a log at all */
-    bool used;        /* any ring has commits */
+    unsigned best;       /* found[best] is the log */
+    unsigned telling;    /* rings that have a log at all */
+    uint64_t start;      /* the highest: nobody needs what is below */
+    uint64_t line_epoch; /* the highest */
+    bool used;           /* any ring has commits */
 } survey;
 
 static void close_found(found_log *found)
@@ -64,7 +68,7 @@ static int open_found(fp_redo_log *log, found_log *found)
 
 static uint8_t *at_lsn(const found_log *found, uint64_t lsn)
 {
-    return (uint8_t *)found->mem.addr + (lsn - FP_REDO_LSN_FIRST);
+    return (uint8_t *)found->mem.addr + (lsn - found->start);
 }
 
 /* ---- reading a ring -------------------------------------------------------------------------- */
@@ -81,24 +85,29 @@ static int wait_for(fp_redo_log *log, fp_io *io)
     return rc;
 }
 
+static int do_read(fp_redo_log *log, const fp_ring *ring, fp_net_op op, fp_io *io)
+{
+    fp_conn *conn = log->thread->conns[ring->node];
+    int rc = conn ? fp_net_post(conn, &op, 1) : FARPOOL_E_CLOSED;
+    if (!rc)
+        return wait_for(log, io);
+    fp_io_put(log->thread, io);
+    if (rc == FARPOOL_E_CLOSED)
+        rc = fp_error(FARPOOL_E_NODE, "memory node %s: the connection was lost",
+                      log->partition->pool->nodes[ring->node].uri);
+    return rc;
+}
+
 static int read_more(fp_redo_log *log, unsigned index, found_log *into)
 {
     const fp_ring *ring = &log->rings[index];
     const fp_node *node = &log->partition->pool->nodes[ring->node];
-    fp_conn *conn = log->thread->conns[ring->node];
-    if (!conn)
-        return fp_error(FARPOOL_E_NODE, "memory node %s: the connection was lost", node->uri);
-    uint64_t bytes = fp_ring_piece(log, ring, into->have, FP_REDO_LSN_FIRST + log->ring_bytes);
+    uint64_t bytes = fp_ring_piece(log, ring, into->have, into->start + log->ring_bytes);
     bytes = bytes < READ_BYTES ? bytes : READ_BYTES;
     fp_io *io = fp_io_take_ring(log->thread, index, into->have + bytes);
     fp_net_op op = fp_ring_op(log, ring, FP_NET_READ, into->have, io);
     op.sge[0] = (fp_sge){at_lsn(into, into->have), (uint32_t)bytes, into->mrs[node->transport]};
-    int rc = fp_net_post(conn, &op, 1);
-    if (rc) {
-        fp_io_put(log->thread, io);
-        return rc == FARPOOL_E_CLOSED ? FARPOOL_E_NODE : rc;
-    }
-    rc = wait_for(log, io);
+    int rc = do_read(log, ring, op, io);
     into->have += rc ? 0 : bytes;
     return rc;
 }
@@ -110,7 +119,7 @@ static int64_t next_frame(fp_redo_log *log, unsigned index, found_log *into)
     for (;;) {
         uint64_t available = into->have - into->end;
         uint64_t needed = fp_redo_needed(at_lsn(into, into->end), available, &expect);
-        if (!needed || into->end - FP_REDO_LSN_FIRST + needed > log->ring_bytes)
+        if (!needed || into->end - into->start + needed > log->ring_bytes)
             return 0;
         if (needed <= available)
             return (int64_t)fp_redo_check(at_lsn(into, into->end), available, &expect);
@@ -131,24 +140,47 @@ static int check_shape(const fp_redo_log *log, uint32_t shape)
                     (unsigned long long)(shape >> 6) * FARPOOL_UNIT_BYTES, shape & 7);
 }
 
+/* Where the ring's log begins; start 0: the ring is blank. */
+static int read_line(fp_redo_log *log, unsigned index, fp_ring_owner *line)
+{
+    const fp_ring *ring = &log->rings[index];
+    fp_io *io = fp_io_take_ring(log->thread, index, 0);
+    fp_net_op op = fp_ring_line_op(log, ring, FP_NET_READ, FP_RING_OWNER_AT, NULL, io);
+    int rc = do_read(log, ring, op, io);
+    if (rc)
+        return rc;
+    memcpy(line, fp_ring_line(log, ring), sizeof *line);
+    if (!fp_ring_owner_is_valid(line, log->partition->id)) {
+        *line = (fp_ring_owner){0};
+        return 0;
+    }
+    return check_shape(log, line->shape);
+}
+
 static int read_ring(fp_redo_log *log, unsigned index, found_log *into)
 {
-    into->have = into->end = FP_REDO_LSN_FIRST;
+    fp_ring_owner line;
+    int rc = read_line(log, index, &line);
+    if (rc)
+        return rc;
+    into->start = into->have = into->end = line.start;
     into->epoch = 0;
-    into->used = false;
-    for (;;) {
+    into->line_epoch = line.epoch;
+    into->used = line.start > FP_REDO_LSN_FIRST;
+    while (line.start) {
         int64_t len = next_frame(log, index, into);
-        if (len <= 0)
+        if (len < 0)
             return (int)len;
+        if (!len)
+            break;
         fp_redo_frame frame;
         memcpy(&frame, at_lsn(into, into->end), sizeof frame);
-        int rc = frame.kind == FP_REDO_OWNER ? check_shape(log, frame.records) : 0;
-        if (rc)
-            return rc;
         into->epoch = frame.epoch;
         into->used |= frame.kind != FP_REDO_OWNER;
         into->end += (uint64_t)len;
     }
+    into->epoch = into->epoch ? into->epoch : line.epoch;
+    return 0;
 }
 
 /* ---- choosing -------------------------------------------------------------------------------- */
@@ -158,12 +190,14 @@ static bool better(const found_log *a, const found_log *b)
     return a->epoch != b->epoch ? a->epoch > b->epoch : a->end > b->end;
 }
 
-/* The LSN up to which both are the same. */
+/* The LSN up to which both are the same, as far as they overlap; 0: they don't. */
 static uint64_t common_until(const found_log *a, const found_log *b)
 {
     enum { STEP = 4096 };
     uint64_t end = a->end < b->end ? a->end : b->end;
-    uint64_t lsn = FP_REDO_LSN_FIRST;
+    uint64_t lsn = a->start > b->start ? a->start : b->start;
+    if (!a->epoch || !b->epoch || lsn > end)
+        return 0;
     while (lsn < end) {
         size_t n = end - lsn < STEP ? end - lsn : STEP;
         if (memcmp(at_lsn(a, lsn), at_lsn(b, lsn), n) != 0)
@@ -173,47 +207,52 @@ static uint64_t common_until(const found_log *a, const found_log *b)
     return lsn;
 }
 
-/* Reads all rings. Each ring's `posted` and `acked` is what it has of the log. */
+static void take_found(fp_redo_log *log, unsigned index, survey *all)
+{
+    found_log *chosen = &all->found[all->best], *this = &all->found[!all->best];
+    all->telling += this->epoch != 0;
+    all->used |= this->used;
+    all->start = this->start > all->start ? this->start : all->start;
+    all->line_epoch = this->line_epoch > all->line_epoch ? this->line_epoch : all->line_epoch;
+    uint64_t same = common_until(chosen, this);
+    log->rings[index].posted = same;
+    if (!this->epoch || !better(this, chosen))
+        return;
+    for (unsigned k = 0; k < index; k++)
+        if (log->rings[k].posted > same)
+            log->rings[k].posted = same;
+    log->rings[index].posted = this->end;
+    all->best = !all->best;
+}
+
+/* Reads all rings. Each ring's `posted` is what it has of the log, as an LSN. */
 static int read_all(fp_redo_log *log, bool recover, survey *all)
 {
     for (unsigned i = 0; i < log->ring_count; i++) {
         fp_ring *ring = &log->rings[i];
-        if (ring->lost)
+        if (atomic_load_explicit(&ring->lost, memory_order_relaxed))
             continue;
-        found_log *chosen = &all->found[all->best], *this = &all->found[!all->best];
-        int rc = read_ring(log, i, this);
+        int rc = read_ring(log, i, &all->found[!all->best]);
         if (recover && rc == FARPOOL_E_NODE) {
-            ring->lost = true;
+            atomic_store_explicit(&ring->lost, true, memory_order_relaxed);
             continue;
         }
         if (rc)
             return rc;
-        all->telling += this->epoch != 0;
-        all->used |= this->used;
-        uint64_t same = common_until(chosen, this);
-        ring->posted = same;
-        ring->blank = !this->epoch;
-        if (better(this, chosen)) {
-            for (unsigned k = 0; k < i; k++)
-                if (log->rings[k].posted > same)
-                    log->rings[k].posted = same;
-            ring->posted = this->end;
-            all->best = !all->best;
-        }
+        take_found(log, i, all);
     }
-    for (unsigned i = 0; i < log->ring_count; i++)
-        log->rings[i].acked = log->rings[i].posted;
     return 0;
 }
 
-/* Rings without redo, if there is any to be written to them, get their first frame last. */
-static void withhold_first_frame(fp_redo_log *log, const survey *all)
+/* What rings have that go on where they are; the others begin anew, and don't count until they have it all. */
+static void prepare_rings(fp_redo_log *log, const survey *all)
 {
     for (unsigned i = 0; i < log->ring_count; i++) {
         fp_ring *ring = &log->rings[i];
-        ring->blank = ring->blank && all->telling;
-        if (ring->blank)
-            ring->posted += sizeof(fp_redo_frame);
+        ring->blank = ring->posted < all->start || !all->telling;
+        ring->acked = ring->blank ? 0 : ring->posted;
+        ring->posted = ring->blank ? all->start : ring->posted;
+        atomic_store_explicit(&ring->speaks, !ring->blank, memory_order_relaxed);
     }
 }
 
@@ -235,6 +274,13 @@ static int judge_old(const fp_redo_log *log, const survey *all)
 {
     unsigned long long id = log->partition->id;
     unsigned needed = log->ring_count - log->quorum + 1;
+    if (all->telling && all->start > all->found[all->best].end)
+        return fp_error(FARPOOL_E_CORRUPT,
+                        "partition %llu: a log ring says that its log begins at LSN %llu, but the "
+                        "log of epoch %llu ends at %llu",
+                        id, (unsigned long long)all->start,
+                        (unsigned long long)all->found[all->best].epoch,
+                        (unsigned long long)all->found[all->best].end);
     if (!all->telling && fp_rings_alive(log) == log->ring_count)
         return fp_error(FARPOOL_E_NOTFOUND, "partition %llu: none of %u log rings has any redo", id,
                         log->ring_count);
@@ -253,6 +299,7 @@ static int judge_old(const fp_redo_log *log, const survey *all)
 static int judge(const fp_redo_log *log, bool recover, const survey *all)
 {
     uint64_t last = all->found[all->best].epoch, epoch = log->partition->epoch;
+    last = all->line_epoch > last ? all->line_epoch : last;
     int rc = recover ? judge_old(log, all) : judge_new(log, all);
     if (!rc && last >= epoch)
         rc = fp_error(FARPOOL_E_FENCED,
@@ -264,9 +311,9 @@ static int judge(const fp_redo_log *log, bool recover, const survey *all)
 
 int fp_redo_recover(fp_redo_log *log, bool recover)
 {
-    survey all = {0};
+    survey all = {.start = FP_REDO_LSN_FIRST};
     fp_redo_build nothing = {0};
-    all.found[0].end = FP_REDO_LSN_FIRST;
+    all.found[0].start = all.found[0].end = FP_REDO_LSN_FIRST;
     int rc = open_found(log, &all.found[0]);
     if (!rc)
         rc = open_found(log, &all.found[1]);
@@ -276,8 +323,8 @@ int fp_redo_recover(fp_redo_log *log, bool recover)
         rc = judge(log, recover, &all);
     if (!rc) {
         const found_log *chosen = &all.found[all.best];
-        fp_redo_take_in(log, at_lsn(chosen, FP_REDO_LSN_FIRST), chosen->end);
-        withhold_first_frame(log, &all);
+        fp_redo_take_in(log, at_lsn(chosen, all.start), all.start, chosen->end);
+        prepare_rings(log, &all);
         rc = fp_redo_append(log, FP_REDO_OWNER, &nothing, &log->own);
     }
     if (!rc)

@@ -13,15 +13,13 @@ uint64_t fp_ring_piece(const fp_redo_log *log, const fp_ring *ring, uint64_t lsn
     uint64_t at = lsn % log->ring_bytes;
     uint64_t bytes = upto - lsn;
     uint64_t to_end = log->ring_bytes - at;
-    uint64_t to_extent = ring->extent_bytes - at % ring->extent_bytes;
+    uint64_t to_extent = ring->extent_bytes - (FP_RING_LOG_AT + at) % ring->extent_bytes;
     bytes = bytes < to_end ? bytes : to_end;
     return bytes < to_extent ? bytes : to_extent;
 }
 
-fp_net_op fp_ring_op(const fp_redo_log *log, const fp_ring *ring, enum fp_net_kind kind,
-                     uint64_t lsn, fp_io *io)
+static fp_net_op make_op(const fp_ring *ring, enum fp_net_kind kind, uint64_t at, fp_io *io)
 {
-    uint64_t at = lsn % log->ring_bytes;
     const fp_rkey *extent = &ring->extents[at / ring->extent_bytes];
     return (fp_net_op){
         .kind = kind,
@@ -30,6 +28,41 @@ fp_net_op fp_ring_op(const fp_redo_log *log, const fp_ring *ring, enum fp_net_ki
         .remote_addr = extent->addr + at % ring->extent_bytes,
         .sge_count = 1,
     };
+}
+
+fp_net_op fp_ring_op(const fp_redo_log *log, const fp_ring *ring, enum fp_net_kind kind,
+                     uint64_t lsn, fp_io *io)
+{
+    return make_op(ring, kind, FP_RING_LOG_AT + lsn % log->ring_bytes, io);
+}
+
+void *fp_ring_line(const fp_redo_log *log, const fp_ring *ring)
+{
+    return (char *)log->mirror.addr + log->ring_bytes +
+           (size_t)(ring - log->rings) * FP_RING_LINE_BYTES;
+}
+
+fp_net_op fp_ring_line_op(const fp_redo_log *log, const fp_ring *ring, enum fp_net_kind kind,
+                          unsigned at, fp_ring_owner *line, fp_io *io)
+{
+    fp_net_op op = make_op(ring, kind, at, io);
+    if (kind == FP_NET_READ) {
+        unsigned transport = log->partition->pool->nodes[ring->node].transport;
+        op.sge[0] = (fp_sge){fp_ring_line(log, ring), FP_RING_LINE_BYTES, log->mrs[transport]};
+        return op;
+    }
+    *line = (fp_ring_owner){
+        .partition = log->partition->id,
+        .epoch = log->partition->epoch,
+        .log_bytes = log->ring_bytes,
+        .start = atomic_load_explicit(&log->start, memory_order_relaxed),
+        .durable = atomic_load_explicit(&log->durable, memory_order_acquire),
+        .shape = fp_redo_log_shape(log),
+    };
+    fp_ring_owner_seal(line);
+    op.flags = FP_NET_INLINE;
+    op.sge[0] = (fp_sge){line, FP_RING_LINE_BYTES, NULL};
+    return op;
 }
 
 static fp_net_op make_write(const fp_redo_log *log, const fp_ring *ring, uint64_t lsn,
@@ -44,10 +77,32 @@ static fp_net_op make_write(const fp_redo_log *log, const fp_ring *ring, uint64_
     return op;
 }
 
-/* Everything else that was recovered is there, acknowledged: the header that makes it a log. */
-static bool is_first_frame_due(const fp_redo_log *log, const fp_ring *ring)
+/* Everything that was recovered is there, acknowledged: now the line that makes it a log. */
+static bool is_line_due(const fp_redo_log *log, const fp_ring *ring)
 {
     return ring->blank && ring->posted >= log->own;
+}
+
+static bool is_lost(const fp_ring *ring)
+{
+    return atomic_load_explicit(&ring->lost, memory_order_relaxed);
+}
+
+static void post_line(fp_redo_log *log, fp_ring *ring, unsigned index)
+{
+    fp_thread *thread = log->thread;
+    fp_ring_owner line;
+    if (!thread->free_io_count)
+        return; /* every transfer is in use: when one is done */
+    fp_io *io = fp_io_take_ring(thread, index, ring->posted);
+    fp_net_op op = fp_ring_line_op(log, ring, FP_NET_WRITE, FP_RING_OWNER_AT, &line, io);
+    if (thread->conns[ring->node] && !fp_net_post(thread->conns[ring->node], &op, 1)) {
+        ring->blank = false;
+        ring->inflight = 1;
+        return;
+    }
+    atomic_store_explicit(&ring->lost, true, memory_order_relaxed);
+    fp_io_put(thread, io);
 }
 
 static void post(fp_redo_log *log, unsigned index, uint64_t end)
@@ -57,28 +112,26 @@ static void post(fp_redo_log *log, unsigned index, uint64_t end)
     fp_net_op ops[PIECES_MAX];
     fp_io *ios[PIECES_MAX];
     unsigned n = 0;
-    bool first = is_first_frame_due(log, ring);
-    uint64_t lsn = first ? FP_REDO_LSN_FIRST : ring->posted;
-    end = first ? FP_REDO_LSN_FIRST + sizeof(fp_redo_frame) : end;
+    uint64_t lsn = ring->posted;
     while (lsn < end && n < PIECES_MAX && thread->free_io_count) {
         uint64_t bytes = fp_ring_piece(log, ring, lsn, end);
         ios[n] = fp_io_take_ring(thread, index, lsn + bytes);
         ops[n] = make_write(log, ring, lsn, bytes, ios[n]);
         if (ring->blank) /* what it has does not count, until it has all */
-            ios[n]->lsn = first ? ring->posted : 0;
+            ios[n]->lsn = 0;
         lsn += bytes;
         n++;
     }
     if (!n)
         return; /* every transfer is in use: when one is done */
     if (thread->conns[ring->node] && !fp_net_post(thread->conns[ring->node], ops, n)) {
-        ring->posted = first ? ring->posted : lsn;
-        ring->blank = ring->blank && !first;
+        ring->posted = lsn;
         ring->inflight = n;
         atomic_fetch_add_explicit(&log->batches, 1, memory_order_relaxed);
         return;
     }
-    ring->lost = true; /* its connection has broken: a post can't fail otherwise */
+    /* Its connection has broken: a post can't fail otherwise. */
+    atomic_store_explicit(&ring->lost, true, memory_order_relaxed);
     while (n)
         fp_io_put(thread, ios[--n]);
 }
@@ -86,10 +139,15 @@ static void post(fp_redo_log *log, unsigned index, uint64_t end)
 void fp_rings_post(fp_redo_log *log)
 {
     uint64_t end = atomic_load_explicit(&log->end, memory_order_acquire);
-    for (unsigned i = 0; i < log->ring_count; i++)
-        if (!log->rings[i].lost && !log->rings[i].inflight &&
-            (log->rings[i].posted < end || is_first_frame_due(log, &log->rings[i])))
+    for (unsigned i = 0; i < log->ring_count; i++) {
+        fp_ring *ring = &log->rings[i];
+        if (is_lost(ring) || ring->inflight)
+            continue;
+        if (is_line_due(log, ring))
+            post_line(log, ring, i);
+        else if (ring->posted < end)
             post(log, i, end);
+    }
 }
 
 /* The LSN that at least w rings have reached which are not lost: their nodes may be gone. */
@@ -99,11 +157,20 @@ static uint64_t quorum_lsn(const fp_redo_log *log)
     for (unsigned i = 0; i < log->ring_count; i++) {
         unsigned reached = 0;
         for (unsigned k = 0; k < log->ring_count; k++)
-            reached += !log->rings[k].lost && log->rings[k].acked >= log->rings[i].acked;
+            reached += !is_lost(&log->rings[k]) && log->rings[k].acked >= log->rings[i].acked;
         if (reached >= log->quorum && log->rings[i].acked > best)
             best = log->rings[i].acked;
     }
     return best;
+}
+
+static uint64_t least_acked(const fp_redo_log *log)
+{
+    uint64_t least = UINT64_MAX;
+    for (unsigned i = 0; i < log->ring_count; i++)
+        if (!is_lost(&log->rings[i]) && log->rings[i].acked < least)
+            least = log->rings[i].acked;
+    return least;
 }
 
 void fp_rings_poll(fp_redo_log *log, int timeout_ms)
@@ -116,11 +183,14 @@ void fp_rings_poll(fp_redo_log *log, int timeout_ms)
         fp_ring *ring = &log->rings[io->ring];
         ring->inflight--;
         if (io->status)
-            ring->lost = true;
+            atomic_store_explicit(&ring->lost, true, memory_order_relaxed);
         else if (io->lsn > ring->acked) /* they come newest first */
             ring->acked = io->lsn;
+        if (!io->status && !ring->blank)
+            atomic_store_explicit(&ring->speaks, true, memory_order_release);
         fp_io_put(thread, io);
     }
+    atomic_store_explicit(&log->acked_all, least_acked(log), memory_order_release);
     uint64_t durable = quorum_lsn(log);
     if (durable > atomic_load_explicit(&log->durable, memory_order_relaxed))
         atomic_store_explicit(&log->durable, durable, memory_order_release);
@@ -130,6 +200,6 @@ unsigned fp_rings_alive(const fp_redo_log *log)
 {
     unsigned alive = 0;
     for (unsigned i = 0; i < log->ring_count; i++)
-        alive += !log->rings[i].lost;
+        alive += !is_lost(&log->rings[i]);
     return alive;
 }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <string.h>
 
+#include "compute/keeper.h"
 #include "compute/latency.h"
-#include "compute/redo_log.h"
 
 static uint64_t get(_Atomic uint64_t *counter)
 {
@@ -34,7 +34,12 @@ static void add_redo(const fp_redo_log *redo, farpool_stats *stats)
 {
     stats->redo_frames += atomic_load_explicit(&redo->frames, memory_order_relaxed);
     stats->redo_batches += atomic_load_explicit(&redo->batches, memory_order_relaxed);
-    stats->redo_bytes += atomic_load_explicit(&redo->end, memory_order_relaxed) - FP_REDO_LSN_FIRST;
+    uint64_t end = atomic_load_explicit(&redo->end, memory_order_relaxed);
+    uint64_t stored = atomic_load_explicit(&redo->stored, memory_order_relaxed);
+    uint64_t floor = atomic_load_explicit(&redo->floor, memory_order_relaxed);
+    stats->redo_bytes += end - floor;
+    stats->redo_unstored += end - (stored > floor ? stored : floor);
+    fp_keeper_stats(redo->keeper, stats);
     stats->redo_ring_bytes += redo->ring_bytes;
 }
 

@@ -10,7 +10,8 @@
  *     a sentence for people about the last failure of the calling thread.
  *   - Every function may be called from any thread unless its comment says otherwise.
  *   - Sizes are bytes, times are nanoseconds, unless the name says otherwise.
- *   - The library starts no threads, imposes no allocator and blocks no signals. The first pool with
+ *   - The library starts one thread for each partition with a redo log, in which all signals are blocked; it
+ *     imposes no allocator and blocks no signals in others. The first pool with
  *     mapping "vm" installs one handler for SIGBUS and SIGSEGV; faults that are not the library's own
  *     are passed on to the handler that was installed before.
  */
@@ -122,6 +123,7 @@ typedef struct farpool_partition_options {
                                     no redo log, what is in the partition is lost with this process */
     unsigned log_quorum; /* w: a commit is durable when w rings have it. 0 (default): k / 2 + 1 */
     uint64_t log_ring_bytes; /* size of each ring, 1 MiB to 16 GiB. Default 64 MiB */
+    unsigned storage_quorum; /* FARPOOL_DURABLE_STORAGE: so many storage nodes have it. Default 1 */
     int recover; /* 0 (default): the partition is a new one. 1: go on with what its log rings
                                     hold; the options of the log must be what they were */
 } farpool_partition_options;
@@ -253,6 +255,8 @@ typedef struct farpool_mtr farpool_mtr;
 enum farpool_durability {
     FARPOOL_DURABLE_LATER,  /* nothing: see farpool_wait_durable */
     FARPOOL_DURABLE_MEMORY, /* w of k log rings have it */
+    FARPOOL_DURABLE_STORAGE, /* and storage_quorum storage nodes, on stable media: it survives any power failure.
+                                    E_UNSUPPORTED if no memory node of the rings has a storage node */
 };
 
 enum farpool_mtr_flags {
@@ -261,7 +265,8 @@ enum farpool_mtr_flags {
                                 copies where there is no log */
 };
 
-/* *mtr is the caller's until commit or abandon. E_NOMEM. */
+/* *mtr is the caller's until commit or abandon. While the log rings are nearly full it waits for storage nodes and
+ * checkpoints to free some of them, so the caller holds no latches. E_NOMEM; E_NODE as for commit. */
 FARPOOL_API int farpool_mtr_begin(farpool_partition *partition, unsigned flags,
                                   farpool_mtr **mtr) FARPOOL_MUST_CHECK;
 
@@ -290,8 +295,8 @@ FARPOOL_API int farpool_mtr_alloc(farpool_mtr *mtr, unsigned order, farpool_pid 
 FARPOOL_API int farpool_mtr_free(farpool_mtr *mtr, farpool_pid pid) FARPOOL_MUST_CHECK;
 
 /* Appends the changes to the log, unfixes all pages, frees mtr, and waits as asked. *lsn (may be NULL):
- * the end of its redo, 0 if there is none. E_NOSPACE, E_TOO_BIG, E_NOMEM: nothing was changed, the pages
- * are as they were. E_NODE: too few rings are left; others see the change, but it will never be durable,
+ * the end of its redo, 0 if there is none. E_NOSPACE (the log rings are full, and waiting would not help),
+ * E_TOO_BIG, E_NOMEM: nothing was changed, the pages are as they were. E_NODE: too few rings are left; others see the change, but it will never be durable,
  * or is already: whoever recovers the partition decides. After that every commit fails. */
 FARPOOL_API int farpool_mtr_commit(farpool_mtr *mtr, enum farpool_durability durability,
                                    uint64_t *lsn) FARPOOL_MUST_CHECK;
@@ -336,7 +341,11 @@ typedef struct farpool_stats {
     uint64_t redo_batches;    /* of them, written to a ring together */
     uint64_t redo_bytes;      /* in the rings now (each log counted once) */
     uint64_t redo_ring_bytes; /* that they can hold */
-    farpool_latency fault;    /* from the miss to the page's being usable */
+    uint64_t redo_unstored;   /* bytes of them that storage_quorum storage nodes do not have yet */
+    uint64_t redo_checkpoints;
+    uint64_t redo_waits;   /* mini-transactions that had to wait for room in full rings, */
+    uint64_t redo_wait_ns; /* and for how long in all */
+    farpool_latency fault; /* from the miss to the page's being usable */
 } farpool_stats;
 
 /* Sums the counters of all threads; they may be a little behind for threads that are running. */

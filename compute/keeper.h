@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What has to be done for a redo log beside appending and flushing it, so that its rings never fill up:
+ *
+ *   - tell the memory nodes, by the owner's line of each ring, what is durable, so that they may spill it
+ *   - learn from the nodes' lines how far that is on stable media
+ *   - when a quarter of the ring is in use, make a checkpoint (Mohan et al., ARIES, TODS 1992, section 5.4, fuzzy):
+ *     note the log's end, then write back every page that is dirty, one by one, whoever works on others. What was
+ *     logged before that end is in the slabs then
+ *   - let go of log that is both behind a checkpoint and on stable media: first in the rings' lines, then here
+ *
+ * The keeper is a thread of the library, one for each partition with a redo log, with all signals blocked. It has
+ * connections of its own, so it keeps nobody up. In a simulated world there is no thread: who waits for the keeper
+ * does its work, and others may call fp_keeper_step.
+ */
+#ifndef FP_COMPUTE_KEEPER_H
+#define FP_COMPUTE_KEEPER_H
+
+#include "compute/redo_log.h"
+
+typedef struct fp_keeper fp_keeper;
+
+/* The log has been opened. E_NOMEM, E_SYS. */
+int fp_keeper_open(fp_redo_log *log, fp_keeper **keeper) FARPOOL_MUST_CHECK;
+/* The keeper begins to work: the partition can be seen by others. */
+int fp_keeper_start(fp_keeper *keeper) FARPOOL_MUST_CHECK;
+/* Tells the nodes what is durable now, and ends the thread. */
+void fp_keeper_stop(fp_keeper *keeper);
+void fp_keeper_close(fp_keeper *keeper); /* NULL is allowed */
+
+/* There is something to do, in case it sleeps. Cheap. NULL is allowed: then there is none yet. Any thread. */
+void fp_keeper_rouse(fp_keeper *keeper);
+/* Whether any memory node of the log's rings spills them. NULL: false. */
+bool fp_keeper_has_storage(const fp_keeper *keeper);
+
+/* Does what is to be done now. Waits for the network; takes page latches, and takes none while it waits for one.
+ * For the keeper's thread, or (simulated world) anybody who holds no latches. Returns whether there is more to do. */
+bool fp_keeper_step(fp_keeper *keeper);
+
+/* Returns when the log has room for an ordinary mini-transaction, at once if it will not get any by waiting. The
+ * caller holds no latches. E_NODE and others: the log has failed. */
+int fp_keeper_wait_room(fp_keeper *keeper) FARPOOL_MUST_CHECK;
+/* Returns when all before lsn, which is in w rings, is on stable media. E_UNSUPPORTED: no memory node of its rings
+ * has a storage node. E_NODE and others: the log has failed. */
+int fp_keeper_wait_stored(fp_keeper *keeper, uint64_t lsn) FARPOOL_MUST_CHECK;
+
+/* Statistics: times that wait_room waited, and for how long. */
+void fp_keeper_stats(const fp_keeper *keeper, farpool_stats *stats);
+
+#endif
