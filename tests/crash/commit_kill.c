@@ -40,6 +40,8 @@ typedef struct notes {
     farpool_pid root;
     uint64_t epoch;
     _Atomic uint64_t acks;
+    uint64_t
+        enough; /* acks, in this round: where the killer gets no processor for long, the rings would fill up */
     _Atomic bool ready;
     struct {
         _Atomic uint32_t tried, acknowledged;
@@ -123,10 +125,8 @@ static void *write_for_ever(void *arg)
     uint64_t random = seed + first + shared->epoch * 1000;
     uint8_t value[VALUE_MAX];
     char text[32];
-    /* Where the killer gets no processor for long, the rings would fill up. */
-    uint64_t enough = atomic_load(&shared->acks) + (uint64_t)4 * ACKS_MAX;
     for (;;) {
-        while (atomic_load(&shared->acks) > enough)
+        while (atomic_load(&shared->acks) > shared->enough)
             pause();
         unsigned key = first + (unsigned)(test_random(&random) % KEYS);
         uint32_t number = atomic_load(&shared->keys[key].tried) + 1;
@@ -185,7 +185,9 @@ static bool still_runs(pid_t worker)
 /* A round: until so many writes were acknowledged, then a little more. */
 static void one_round(unsigned round, uint64_t *random)
 {
+    uint64_t until = atomic_load(&shared->acks) + test_random(random) % ACKS_MAX;
     shared->epoch++;
+    shared->enough = until + (uint64_t)4 * ACKS_MAX;
     atomic_store(&shared->ready, false);
     pid_t worker = fork();
     REQUIRE(worker >= 0);
@@ -196,7 +198,6 @@ static void one_round(unsigned round, uint64_t *random)
     while (!atomic_load(&shared->ready) && still_runs(worker))
         sched_yield();
     REQUIRE(atomic_load(&shared->ready)); /* otherwise the worker has said why */
-    uint64_t until = atomic_load(&shared->acks) + test_random(random) % ACKS_MAX;
     while (atomic_load(&shared->acks) < until)
         REQUIRE(still_runs(worker));
     for (uint64_t spin = test_random(random) % 200000; spin; spin--)
