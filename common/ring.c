@@ -8,10 +8,12 @@
 
 enum { COVERED_FROM = offsetof(fp_ring_owner, partition) };
 
-static uint32_t line_crc(const void *line)
+static uint32_t crc_of(const void *what, size_t bytes)
 {
-    return fp_crc32c(0, (const uint8_t *)line + COVERED_FROM, FP_RING_LINE_BYTES - COVERED_FROM);
+    return fp_crc32c(0, (const uint8_t *)what + COVERED_FROM, bytes - COVERED_FROM);
 }
+
+static uint32_t line_crc(const void *line) { return crc_of(line, FP_RING_LINE_BYTES); }
 
 void fp_ring_owner_seal(fp_ring_owner *line)
 {
@@ -43,4 +45,16 @@ bool fp_ring_node_is_valid(const fp_ring_node *line, uint64_t partition)
 {
     return line->magic == FP_RING_NODE_MAGIC && line->crc == line_crc(line) &&
            line->partition == partition;
+}
+
+void fp_ring_slabs_seal(fp_ring_slabs *slabs)
+{
+    slabs->magic = FP_RING_SLABS_MAGIC;
+    slabs->crc = crc_of(slabs, sizeof *slabs);
+}
+
+bool fp_ring_slabs_are_valid(const fp_ring_slabs *slabs, uint64_t partition)
+{
+    return slabs->magic == FP_RING_SLABS_MAGIC && slabs->crc == crc_of(slabs, sizeof *slabs) &&
+           slabs->partition == partition;
 }

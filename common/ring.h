@@ -18,12 +18,15 @@
 enum {
     FP_RING_OWNER_AT = 0,
     FP_RING_SLABS_AT = 1024,
+    FP_RING_SLABS_BYTES = 512, /* of each of the two */
+    FP_RING_SLABS_MAX = 16,
     FP_RING_NODE_AT = 2048,
     FP_RING_LOG_AT = 4096,
     FP_RING_LINE_BYTES = 64,
 };
 
 #define FP_RING_OWNER_MAGIC 0x6f526646u /* "FfRo" */
+#define FP_RING_SLABS_MAGIC 0x73526646u /* "FfRs" */
 #define FP_RING_NODE_MAGIC 0x6e526646u  /* "FfRn" */
 
 /* Each value in a ring is true from the moment it stands there on, and start and durable never fall. */
@@ -50,6 +53,20 @@ typedef struct fp_ring_node {
 } fp_ring_node;
 
 _Static_assert(sizeof(fp_ring_node) == FP_RING_LINE_BYTES, "node's line");
+
+/* Which memory nodes' slabs count, by their boot ids: others may hold copies of pages that are too old. Written by the
+ * owner, version n to place n % 2 of two, so that one is whole. In a log's first owner's rings there may be none. */
+typedef struct fp_ring_slabs {
+    uint32_t magic, crc;
+    uint64_t partition;
+    uint64_t epoch, version;           /* the highest epoch counts, then the highest version */
+    uint64_t boots[FP_RING_SLABS_MAX]; /* 0: not used */
+} fp_ring_slabs;
+
+_Static_assert(sizeof(fp_ring_slabs) <= FP_RING_SLABS_BYTES, "slabs");
+
+void fp_ring_slabs_seal(fp_ring_slabs *slabs);
+bool fp_ring_slabs_are_valid(const fp_ring_slabs *slabs, uint64_t partition);
 
 /* Sets magic and crc; the other fields are set. */
 void fp_ring_owner_seal(fp_ring_owner *line);

@@ -24,7 +24,9 @@
 #include "compute/mapping.h"
 #include "compute/parking.h"
 #include "compute/recovery.h"
+#include "compute/redo_log.h"
 #include "compute/remote.h"
+#include "compute/storage.h"
 #include "compute/thread.h"
 
 enum { SPINS = 200, SLEEP_US = 50000, SLEEP_US_PREFETCH = 100, POST_MAX = 32 };
@@ -65,6 +67,20 @@ static int prepare(fp_thread *thread, enum fp_io_kind kind, farpool_partition *p
     return 0;
 }
 
+/* No slot has a copy that is good; there is a place to land. */
+static int bring_without_copy(fp_thread *thread, fp_io *io)
+{
+    farpool_partition *partition = io->partition;
+    if (fp_recovery_is_whole(partition->recovery, io->pid))
+        return fp_io_begin_as_zeros(io);
+    int rc =
+        fp_storage_fetch(thread, partition, io->pid, io->order, partition->redo->first, io->page);
+    if (!rc)
+        return fp_io_take_stored(io);
+    partition->pool->mapping->unland(partition->pool, io->page, io->order);
+    return rc;
+}
+
 /* A new owner: the slot may have an older version than the directory says, or a torn one. */
 static int fetch_by_header(fp_thread *thread, fp_io *io)
 {
@@ -77,10 +93,10 @@ static int fetch_by_header(fp_thread *thread, fp_io *io)
     fp_remote_post(thread, &io, 1);
     fp_io_wait(thread, io);
     rc = fp_io_arrive(io);
-    if (rc != FARPOOL_E_CORRUPT || !fp_recovery_is_whole(io->partition->recovery, io->pid))
+    if (rc != FARPOOL_E_CORRUPT)
         return rc;
     rc = pool->mapping->land(pool, io->frame, io->order, &io->page);
-    return rc ? rc : fp_io_begin_as_zeros(io);
+    return rc ? rc : bring_without_copy(thread, io);
 }
 
 static int bring(fp_thread *thread, fp_io *io)
@@ -88,7 +104,7 @@ static int bring(fp_thread *thread, fp_io *io)
     const fp_entry *entry = &io->partition->entries[io->pid];
     if (__builtin_expect(
             (atomic_load_explicit(&entry->word, memory_order_relaxed) & FP_WORD_DIRTY) != 0, 0))
-        return fp_io_begin_as_zeros(io);
+        return bring_without_copy(thread, io);
     fp_remote_post(thread, &io, 1);
     fp_io_wait(thread, io);
     int rc = fp_io_arrive(io);

@@ -125,14 +125,14 @@ static bool header_fits(const fp_io *io, uint32_t crc)
 }
 
 /* The page is at its address: gives it its frame, and its redo. */
-static int settle(fp_io *io, uint32_t crc)
+static int settle(fp_io *io, uint32_t crc_or_lsn)
 {
     farpool_partition *partition = io->partition;
     farpool_pool *pool = partition->pool;
     fp_entry *entry = &partition->entries[io->pid];
     uint32_t before = atomic_load_explicit(&entry->frame_or_crc, memory_order_relaxed);
     atomic_store_explicit(&entry->frame_or_crc, io->frame, memory_order_release);
-    pool->crcs_or_lsns[io->frame] = crc;
+    pool->crcs_or_lsns[io->frame] = crc_or_lsn;
     if (__builtin_expect(partition->recovery != NULL, 0)) {
         bool changed;
         int rc = fp_recovery_redo(partition, io->pid, io->order,
@@ -156,12 +156,20 @@ int fp_io_begin_as_zeros(fp_io *io)
     farpool_partition *partition = io->partition;
     const fp_mapping_ops *mapping = partition->pool->mapping;
     mapping->unland(partition->pool, io->page, io->order);
-    if (!fp_recovery_is_whole(partition->recovery, io->pid))
-        return fp_error(FARPOOL_E_CORRUPT,
-                        "page %llu of partition %llu: no memory node has a copy of it any more",
-                        (unsigned long long)io->pid, (unsigned long long)partition->id);
     int rc = mapping->zero(partition, io->pid, io->order, io->frame);
     return rc ? rc : settle(io, 0);
+}
+
+int fp_io_take_stored(fp_io *io)
+{
+    farpool_partition *partition = io->partition;
+    int rc = partition->pool->mapping->install(partition, io->pid, io->order, io->page);
+    if (!rc) /* it is not newer than what is durable */
+        rc = settle(io, fp_page_lsn_short(partition->redo->first));
+    if (!rc)
+        atomic_fetch_or_explicit(&partition->entries[io->pid].word, FP_WORD_DIRTY,
+                                 memory_order_relaxed);
+    return rc;
 }
 
 int fp_io_arrive(fp_io *io)

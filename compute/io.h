@@ -22,9 +22,11 @@ void fp_io_seal(fp_io *io);
  * given back in any case. */
 int fp_io_arrive(fp_io *io) FARPOOL_MUST_CHECK;
 
-/* Instead of a READ, in a partition that is being recovered, of a page that no slot has: zeros and its redo.
- * E_CORRUPT: its redo does not begin with zeros. */
+/* Instead of a READ, of a page that no slot has and whose redo begins with its allocation: zeros and its redo. */
 int fp_io_begin_as_zeros(fp_io *io) FARPOOL_MUST_CHECK;
+/* Instead of a READ: the page is in its landing place, from a storage node. It gets its redo and is dirty, for no
+ * slot has it. */
+int fp_io_take_stored(fp_io *io) FARPOOL_MUST_CHECK;
 
 /* Polls, and finishes the prefetches that have arrived. Faults and writes that are done are left with
  * their `done` set for whoever waits for them. */

@@ -1,12 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/*
- * Opening and closing partitions. Opening asks every memory node for its share of the slab (GRANT), cuts
- * the extents granted into pieces that just hold the largest page, and deals them out node by node, so
- * that neighbouring slots lie on different nodes and load spreads from the first page on.
- *
- * If a node refuses, the shares granted so far are given back. If this process dies, memory nodes keep
- * the slabs until the partition is opened under a higher epoch.
- */
+/* Opening and closing partitions. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -17,17 +10,9 @@
 #include "compute/keeper.h"
 #include "compute/mapping.h"
 #include "compute/recovery.h"
-#include "compute/remote.h"
+#include "compute/slab.h"
+#include "compute/storage.h"
 #include "compute/thread.h"
-
-enum { NODES_MAX = sizeof((farpool_partition *)0)->nodes / sizeof(unsigned) };
-
-/* What one node granted. */
-typedef struct share {
-    fp_rkey *extents;
-    uint32_t count;
-    uint64_t extent_bytes;
-} share;
 
 void farpool_partition_options_init(farpool_partition_options *options)
 {
@@ -46,6 +31,9 @@ void farpool_partition_options_init(farpool_partition_options *options)
 static int check_log_options(const farpool_partition_options *options)
 {
     unsigned long long id = options->id;
+    if (options->recover < FARPOOL_NEW || options->recover > FARPOOL_RECOVER_STORED)
+        return fp_error(FARPOOL_E_INVAL, "partition %llu: recover %d is none of farpool_recover",
+                        id, (int)options->recover);
     if (!options->log_copies && options->recover)
         return fp_error(FARPOOL_E_INVAL,
                         "partition %llu: without a redo log (log_copies = 0) there is "
@@ -82,9 +70,11 @@ static int check_options(const farpool_partition_options *options)
                         "program was compiled for another version of farpool.h)");
     if (!options->id || !options->epoch)
         return fp_error(FARPOOL_E_INVAL, "partition id and epoch must not be 0");
-    if (!options->memnode_count || options->memnode_count > NODES_MAX || !options->memnodes)
+    if (!options->memnode_count || options->memnode_count > FP_PARTITION_NODES_MAX ||
+        !options->memnodes)
         return fp_error(FARPOOL_E_INVAL, "partition %llu: %zu memory nodes; must be 1 to %d",
-                        (unsigned long long)options->id, options->memnode_count, (int)NODES_MAX);
+                        (unsigned long long)options->id, options->memnode_count,
+                        (int)FP_PARTITION_NODES_MAX);
     for (size_t i = 0; i < options->memnode_count; i++)
         for (size_t k = 0; k < i; k++)
             if (!strcmp(options->memnodes[i], options->memnodes[k]))
@@ -96,116 +86,6 @@ static int check_options(const farpool_partition_options *options)
     if (!options->slab_bytes || !options->timeout_ms)
         return fp_error(FARPOOL_E_INVAL, "slab_bytes and timeout_ms must not be 0");
     return check_log_options(options);
-}
-
-static int check_share(farpool_partition *partition, const share *from, const char *uri)
-{
-    uint64_t units = from->extent_bytes / FP_EXTENT_UNIT_BYTES;
-    if (!units || (units & (units - 1)) || from->extent_bytes % FP_EXTENT_UNIT_BYTES)
-        return fp_error(FARPOOL_E_PROTO,
-                        "memory node %s: extents of %llu bytes are no power "
-                        "of two of slots",
-                        uri, (unsigned long long)from->extent_bytes);
-    unsigned shift = (unsigned)__builtin_ctzll(units);
-    if (shift < partition->extent_shift)
-        partition->extent_shift = shift;
-    return 0;
-}
-
-/* Recovery goes on without memory nodes that cannot be reached. */
-static int grant_shares(fp_thread *thread, farpool_partition *partition,
-                        const farpool_partition_options *options, share *shares)
-{
-    uint64_t bytes = (options->slab_bytes - 1) / options->memnode_count + 1;
-    int rc = 0;
-    for (size_t i = 0; i < options->memnode_count; i++) {
-        unsigned node;
-        share *from = &shares[partition->node_count];
-        rc = fp_remote_node(partition->pool, options->memnodes[i], options->timeout_ms, &node);
-        if (!rc)
-            rc = fp_remote_grant(thread, partition, node, bytes, &from->extents, &from->count,
-                                 &from->extent_bytes);
-        if (options->recover && (rc == FARPOOL_E_NODE || rc == FARPOOL_E_TIMEOUT))
-            continue;
-        if (rc)
-            return rc;
-        partition->nodes[partition->node_count++] = node;
-        rc = check_share(partition, from, options->memnodes[i]);
-        if (rc)
-            return rc;
-    }
-    return partition->node_count ? 0 : rc;
-}
-
-/* Cuts the shares into extents of 2^extent_shift slots and deals them out node by node. */
-static int deal_extents(farpool_partition *partition, const share *shares)
-{
-    unsigned shift = partition->extent_shift;
-    uint64_t per_extent[NODES_MAX], total = 0, most = 0;
-    for (unsigned i = 0; i < partition->node_count; i++) {
-        per_extent[i] = (shares[i].extent_bytes / FP_EXTENT_UNIT_BYTES) >> shift;
-        uint64_t pieces = shares[i].count * per_extent[i];
-        total += pieces;
-        most = pieces > most ? pieces : most;
-    }
-    if (total << shift > UINT32_MAX)
-        return fp_error(FARPOOL_E_TOO_BIG, "partition %llu: more than 2^32 slots",
-                        (unsigned long long)partition->id);
-    partition->extents = calloc(total, sizeof *partition->extents);
-    if (!partition->extents)
-        return fp_error(FARPOOL_E_NOMEM, "partition %llu: no memory for its list of extents",
-                        (unsigned long long)partition->id);
-    for (uint64_t p = 0; p < most; p++) {
-        for (unsigned i = 0; i < partition->node_count; i++) {
-            if (p >= shares[i].count * per_extent[i])
-                continue;
-            const fp_rkey *extent = &shares[i].extents[p / per_extent[i]];
-            uint64_t unit = p % per_extent[i] << shift;
-            uint64_t entries = extent->addr + (per_extent[i] << shift) * FP_SLOT_UNIT_BYTES;
-            partition->extents[partition->extent_count++] = (fp_extent){
-                .key = extent->key,
-                .addr = extent->addr + unit * FP_SLOT_UNIT_BYTES,
-                .entries_addr = entries + unit * FP_SLOT_ENTRY_BYTES,
-                .node = partition->nodes[i],
-            };
-        }
-    }
-    return fp_units_open(&partition->slots, total << shift);
-}
-
-static void release_shares(fp_thread *thread, farpool_partition *partition, int *rc)
-{
-    for (unsigned i = 0; i < partition->node_count; i++) {
-        int failed = fp_remote_release(thread, partition, partition->nodes[i]);
-        if (failed && !*rc)
-            *rc = failed;
-    }
-}
-
-static int open_slab(farpool_partition *partition, const farpool_partition_options *options)
-{
-    share shares[NODES_MAX] = {0};
-    fp_thread *thread = fp_thread_get(partition->pool);
-    if (!thread)
-        return FARPOOL_E_BUSY;
-    partition->extent_shift = FARPOOL_ORDER_MAX;
-    fp_thread_own(thread);
-    int rc = grant_shares(thread, partition, options, shares);
-    if (!rc)
-        rc = deal_extents(partition, shares);
-    if (rc) {
-        char message[512];
-        int first = rc;
-        strncpy(message, farpool_errmsg(), sizeof message - 1);
-        message[sizeof message - 1] = 0;
-        release_shares(thread, partition, &rc);
-        rc = fp_error(first, "%s", message); /* what went wrong first is what matters */
-    }
-    fp_thread_disown(thread);
-    for (unsigned i = 0; i < NODES_MAX; i++)
-        free(shares[i].extents);
-    partition->order_max = partition->extent_shift;
-    return rc;
 }
 
 static int take_index(farpool_pool *pool, farpool_partition *partition)
@@ -259,14 +139,13 @@ static int close_now(farpool_partition *partition)
         return rc;
     }
     if (!partition->redo)
-        release_shares(thread, partition, &rc);
+        fp_slab_release(thread, partition, &rc);
     fp_thread_disown(thread);
     give_index_back(partition);
     fp_redo_close(partition->redo);
     fp_recovery_close(partition->recovery);
     pool->mapping->partition_close(partition);
-    free(partition->extents);
-    fp_units_close(&partition->slots);
+    fp_slab_close(partition);
     fp_units_close(&partition->pids);
     fp_mem_close(&partition->entries_mem);
     free(partition);
@@ -301,11 +180,15 @@ int farpool_partition_open(farpool_pool *pool, const farpool_partition_options *
     rc = take_index(pool, partition);
     if (rc)
         goto err_after_mapping;
-    rc = open_slab(partition, options);
+    rc = fp_storage_open(partition, options);
+    if (!rc)
+        rc = fp_slab_grant(partition, options);
     if (rc)
         goto err_after_index;
     if (options->log_copies)
         rc = fp_redo_open(partition, options, &partition->redo);
+    if (!rc)
+        rc = fp_slab_deal(partition);
     if (rc)
         goto err_after_slab;
     show(partition, true);
@@ -321,9 +204,9 @@ err_after_redo:
     close_now(partition);
     return rc;
 err_after_slab:
-    fp_units_close(&partition->slots);
+    fp_redo_close(partition->redo);
+    fp_slab_close(partition);
 err_after_index:
-    free(partition->extents);
     give_index_back(partition);
 err_after_mapping:
     pool->mapping->partition_close(partition);

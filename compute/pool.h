@@ -17,7 +17,8 @@
 enum {
     FP_THREADS_MAX = 256, /* that use one pool at the same time */
     FP_PARTITIONS_MAX = 64,
-    FP_NODES_MAX = 32, /* memory nodes of one pool */
+    FP_NODES_MAX = 32,           /* memory and storage nodes of one pool */
+    FP_PARTITION_NODES_MAX = 16, /* memory nodes of one partition, and as many storage nodes */
     FP_TRANSPORTS_MAX = 4,
     FP_IO_MAX = FP_NET_DEPTH_MAX, /* transfers in flight per thread */
     FP_WRITES_MAX = 24,           /* of them for write-back, each with an entry of the directory */
@@ -45,6 +46,14 @@ typedef struct fp_extent {
     unsigned node;         /* index in pool.nodes */
 } fp_extent;
 
+/* What one memory node has granted. */
+typedef struct fp_share {
+    unsigned node; /* index in pool.nodes */
+    uint32_t count;
+    uint64_t extent_bytes;
+    fp_rkey *extents;
+} fp_share;
+
 /* Immutable after open, but for what its own fields guard. */
 struct farpool_partition {
     farpool_pool *pool;
@@ -61,8 +70,12 @@ struct farpool_partition {
     uint64_t extent_count;
     unsigned extent_shift;
     unsigned order_max;
-    unsigned nodes[16]; /* indexes in pool.nodes */
-    unsigned node_count;
+    /* Memory nodes that have granted a share of the slab; their extents until they are dealt out. */
+    fp_share shares[FP_PARTITION_NODES_MAX];
+    unsigned share_count;
+    uint64_t share_bytes;                      /* asked of each */
+    unsigned storages[FP_PARTITION_NODES_MAX]; /* storage nodes: indexes in pool.nodes */
+    unsigned storage_count;
     struct fp_redo_log *redo;     /* NULL: changes are not logged */
     struct fp_recovery *recovery; /* NULL: there was no earlier owner */
     uint64_t boots[FP_NODES_MAX]; /* by index in pool.nodes: its boot id when it granted the slab */

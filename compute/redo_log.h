@@ -39,6 +39,7 @@ typedef struct fp_ring {
         speaks; /* it has an owner's line, which the keeper may renew: set by release, read by acquire */
     /* the keeper's: */
     uint64_t told_start, told_durable; /* what its owner's line says */
+    uint64_t told_slabs;               /* the version that it has */
     uint64_t volume, spilled;          /* what its node's line says, if it has one */
     bool spills;
 } fp_ring;
@@ -56,6 +57,8 @@ typedef struct fp_redo_log {
     uint64_t own;   /* LSN behind the owner's first frame; written before anything is flushed */
     uint64_t first; /* LSN from which on there was log when it was opened */
     unsigned storage_quorum;
+    bool from_storage;   /* the log was taken from storage nodes: the slabs may be ahead of it */
+    fp_ring_slabs slabs; /* which count; the keeper's, once it is open */
     struct fp_keeper *keeper; /* NULL while it is being opened */
 
     pthread_mutex_t lock; /* of those who append */
@@ -120,6 +123,9 @@ fp_net_op fp_ring_op(const fp_redo_log *log, const fp_ring *ring, enum fp_net_ki
  * ring's line behind the mirror. */
 fp_net_op fp_ring_line_op(const fp_redo_log *log, const fp_ring *ring, enum fp_net_kind kind,
                           unsigned at, fp_ring_owner *line, fp_io *io);
+/* Of the list of slabs of that version, from or to its place behind the mirror, which is op.sge[0].addr. */
+fp_net_op fp_ring_slabs_op(const fp_redo_log *log, const fp_ring *ring, enum fp_net_kind kind,
+                           uint64_t version, fp_io *io);
 /* Where a READ puts it. */
 void *fp_ring_line(const fp_redo_log *log, const fp_ring *ring);
 

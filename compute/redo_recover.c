@@ -22,40 +22,20 @@
 
 #include "common/error.h"
 #include "compute/io.h"
+#include "compute/redo_survey.h"
 #include "compute/remote.h"
+#include "compute/slab.h"
 
 enum { READ_BYTES = 1 << 20 }; /* in one READ */
 
-/* A log as one ring has it: bytes from `start` on, one behind the other. */
-typedef struct found_log {
-    fp_mem mem;
-    fp_mr *mrs[FP_TRANSPORTS_MAX];
-    uint64_t start;
-    uint64_t have;  /* read so far, as an LSN */
-    uint64_t end;   /* of what is valid */
-    uint64_t epoch; /* of the last frame, without any of the owner's line; 0: the ring is blank */
-    uint64_t line_epoch;
-    bool used; /* there are others than owners' first frames, or were */
-} found_log;
-
-/* What all rings have. */
-typedef struct survey {
-    found_log found[2];
-    unsigned best;       /* found[best] is the log */
-    unsigned telling;    /* rings that have a log at all */
-    uint64_t start;      /* the highest: nobody needs what is below */
-    uint64_t line_epoch; /* the highest */
-    bool used;           /* any ring has commits */
-} survey;
-
-static void close_found(found_log *found)
+static void close_found(fp_found_log *found)
 {
     fp_remote_unregister(found->mrs);
     if (found->mem.addr)
         fp_mem_close(&found->mem);
 }
 
-static int open_found(fp_redo_log *log, found_log *found)
+static int open_found(fp_redo_log *log, fp_found_log *found)
 {
     farpool_pool *pool = log->partition->pool;
     int rc = fp_mem_open(log->ring_bytes, 0, -1, &found->mem);
@@ -64,11 +44,6 @@ static int open_found(fp_redo_log *log, found_log *found)
             rc =
                 fp_net_register(pool->transports[t].net, &found->mem, FP_NET_LOCAL, &found->mrs[t]);
     return rc;
-}
-
-static uint8_t *at_lsn(const found_log *found, uint64_t lsn)
-{
-    return (uint8_t *)found->mem.addr + (lsn - found->start);
 }
 
 /* ---- reading a ring -------------------------------------------------------------------------- */
@@ -98,7 +73,7 @@ static int do_read(fp_redo_log *log, const fp_ring *ring, fp_net_op op, fp_io *i
     return rc;
 }
 
-static int read_more(fp_redo_log *log, unsigned index, found_log *into)
+static int read_more(fp_redo_log *log, unsigned index, fp_found_log *into)
 {
     const fp_ring *ring = &log->rings[index];
     const fp_node *node = &log->partition->pool->nodes[ring->node];
@@ -106,23 +81,24 @@ static int read_more(fp_redo_log *log, unsigned index, found_log *into)
     bytes = bytes < READ_BYTES ? bytes : READ_BYTES;
     fp_io *io = fp_io_take_ring(log->thread, index, into->have + bytes);
     fp_net_op op = fp_ring_op(log, ring, FP_NET_READ, into->have, io);
-    op.sge[0] = (fp_sge){at_lsn(into, into->have), (uint32_t)bytes, into->mrs[node->transport]};
+    op.sge[0] =
+        (fp_sge){fp_found_at(into, into->have), (uint32_t)bytes, into->mrs[node->transport]};
     int rc = do_read(log, ring, op, io);
     into->have += rc ? 0 : bytes;
     return rc;
 }
 
 /* The length of the next frame, 0: the log ends here, -: reading failed. */
-static int64_t next_frame(fp_redo_log *log, unsigned index, found_log *into)
+static int64_t next_frame(fp_redo_log *log, unsigned index, fp_found_log *into)
 {
     fp_redo_expect expect = {log->partition->id, into->end, into->epoch};
     for (;;) {
         uint64_t available = into->have - into->end;
-        uint64_t needed = fp_redo_needed(at_lsn(into, into->end), available, &expect);
+        uint64_t needed = fp_redo_needed(fp_found_at(into, into->end), available, &expect);
         if (!needed || into->end - into->start + needed > log->ring_bytes)
             return 0;
         if (needed <= available)
-            return (int64_t)fp_redo_check(at_lsn(into, into->end), available, &expect);
+            return (int64_t)fp_redo_check(fp_found_at(into, into->end), available, &expect);
         int rc = read_more(log, index, into);
         if (rc)
             return rc;
@@ -157,10 +133,32 @@ static int read_line(fp_redo_log *log, unsigned index, fp_ring_owner *line)
     return check_shape(log, line->shape);
 }
 
-static int read_ring(fp_redo_log *log, unsigned index, found_log *into)
+/* Which slabs count, as this ring knows it. */
+static int read_slabs(fp_redo_log *log, unsigned index, fp_ring_slabs *newest)
+{
+    const fp_ring *ring = &log->rings[index];
+    for (uint64_t version = 0; version < 2; version++) {
+        fp_io *io = fp_io_take_ring(log->thread, index, 0);
+        fp_net_op op = fp_ring_slabs_op(log, ring, FP_NET_READ, version, io);
+        int rc = do_read(log, ring, op, io);
+        if (rc)
+            return rc;
+        fp_ring_slabs slabs;
+        memcpy(&slabs, op.sge[0].addr, sizeof slabs);
+        if (fp_ring_slabs_are_valid(&slabs, log->partition->id) &&
+            (slabs.epoch > newest->epoch ||
+             (slabs.epoch == newest->epoch && slabs.version > newest->version)))
+            *newest = slabs;
+    }
+    return 0;
+}
+
+static int read_ring(fp_redo_log *log, unsigned index, fp_found_log *into, fp_ring_slabs *slabs)
 {
     fp_ring_owner line;
     int rc = read_line(log, index, &line);
+    if (!rc)
+        rc = read_slabs(log, index, slabs);
     if (rc)
         return rc;
     into->start = into->have = into->end = line.start;
@@ -174,7 +172,7 @@ static int read_ring(fp_redo_log *log, unsigned index, found_log *into)
         if (!len)
             break;
         fp_redo_frame frame;
-        memcpy(&frame, at_lsn(into, into->end), sizeof frame);
+        memcpy(&frame, fp_found_at(into, into->end), sizeof frame);
         into->epoch = frame.epoch;
         into->used |= frame.kind != FP_REDO_OWNER;
         into->end += (uint64_t)len;
@@ -185,13 +183,13 @@ static int read_ring(fp_redo_log *log, unsigned index, found_log *into)
 
 /* ---- choosing -------------------------------------------------------------------------------- */
 
-static bool better(const found_log *a, const found_log *b)
+static bool better(const fp_found_log *a, const fp_found_log *b)
 {
     return a->epoch != b->epoch ? a->epoch > b->epoch : a->end > b->end;
 }
 
 /* The LSN up to which both are the same, as far as they overlap; 0: they don't. */
-static uint64_t common_until(const found_log *a, const found_log *b)
+static uint64_t common_until(const fp_found_log *a, const fp_found_log *b)
 {
     enum { STEP = 4096 };
     uint64_t end = a->end < b->end ? a->end : b->end;
@@ -200,16 +198,16 @@ static uint64_t common_until(const found_log *a, const found_log *b)
         return 0;
     while (lsn < end) {
         size_t n = end - lsn < STEP ? end - lsn : STEP;
-        if (memcmp(at_lsn(a, lsn), at_lsn(b, lsn), n) != 0)
+        if (memcmp(fp_found_at(a, lsn), fp_found_at(b, lsn), n) != 0)
             break; /* a little less than is the same does no harm */
         lsn += n;
     }
     return lsn;
 }
 
-static void take_found(fp_redo_log *log, unsigned index, survey *all)
+static void take_found(fp_redo_log *log, unsigned index, fp_survey *all)
 {
-    found_log *chosen = &all->found[all->best], *this = &all->found[!all->best];
+    fp_found_log *chosen = &all->found[all->best], *this = &all->found[!all->best];
     all->telling += this->epoch != 0;
     all->used |= this->used;
     all->start = this->start > all->start ? this->start : all->start;
@@ -226,13 +224,13 @@ static void take_found(fp_redo_log *log, unsigned index, survey *all)
 }
 
 /* Reads all rings. Each ring's `posted` is what it has of the log, as an LSN. */
-static int read_all(fp_redo_log *log, bool recover, survey *all)
+static int read_all(fp_redo_log *log, bool recover, fp_survey *all)
 {
     for (unsigned i = 0; i < log->ring_count; i++) {
         fp_ring *ring = &log->rings[i];
         if (atomic_load_explicit(&ring->lost, memory_order_relaxed))
             continue;
-        int rc = read_ring(log, i, &all->found[!all->best]);
+        int rc = read_ring(log, i, &all->found[!all->best], &all->slabs);
         if (recover && rc == FARPOOL_E_NODE) {
             atomic_store_explicit(&ring->lost, true, memory_order_relaxed);
             continue;
@@ -245,7 +243,7 @@ static int read_all(fp_redo_log *log, bool recover, survey *all)
 }
 
 /* What rings have that go on where they are; the others begin anew, and don't count until they have it all. */
-static void prepare_rings(fp_redo_log *log, const survey *all)
+static void prepare_rings(fp_redo_log *log, const fp_survey *all)
 {
     for (unsigned i = 0; i < log->ring_count; i++) {
         fp_ring *ring = &log->rings[i];
@@ -258,9 +256,9 @@ static void prepare_rings(fp_redo_log *log, const survey *all)
 
 /* A new log: none of the rings may have been in use. Somebody who began it before, but did not succeed, has left no
  * more than first frames. */
-static int judge_new(const fp_redo_log *log, const survey *all)
+static int judge_new(const fp_redo_log *log, const fp_survey *all)
 {
-    const found_log *chosen = &all->found[all->best];
+    const fp_found_log *chosen = &all->found[all->best];
     if (!all->used)
         return 0;
     return fp_error(FARPOOL_E_EXISTS,
@@ -270,7 +268,7 @@ static int judge_new(const fp_redo_log *log, const survey *all)
                     (unsigned long long)chosen->epoch);
 }
 
-static int judge_old(const fp_redo_log *log, const survey *all)
+static int judge_old(const fp_redo_log *log, const fp_survey *all)
 {
     unsigned long long id = log->partition->id;
     unsigned needed = log->ring_count - log->quorum + 1;
@@ -296,7 +294,7 @@ static int judge_old(const fp_redo_log *log, const survey *all)
     return 0;
 }
 
-static int judge(const fp_redo_log *log, bool recover, const survey *all)
+static int judge(const fp_redo_log *log, bool recover, const fp_survey *all)
 {
     uint64_t last = all->found[all->best].epoch, epoch = log->partition->epoch;
     last = all->line_epoch > last ? all->line_epoch : last;
@@ -309,26 +307,49 @@ static int judge(const fp_redo_log *log, bool recover, const survey *all)
     return rc;
 }
 
-int fp_redo_recover(fp_redo_log *log, bool recover)
+/* Which slabs count from now on: those that did, and those that are empty now. */
+static int settle_slabs(fp_redo_log *log, const fp_survey *all)
 {
-    survey all = {.start = FP_REDO_LSN_FIRST};
+    static const fp_ring_slabs none;
+    int rc = 0;
+    if (log->from_storage)
+        rc = fp_slab_renew(log->partition, &none);
+    else if (all->slabs.version)
+        rc = fp_slab_renew(log->partition, &all->slabs);
+    log->slabs = (fp_ring_slabs){
+        .partition = log->partition->id, .epoch = log->partition->epoch, .version = 1};
+    fp_slab_list(log->partition, &log->slabs);
+    fp_ring_slabs_seal(&log->slabs);
+    return rc;
+}
+
+static int take_up(fp_redo_log *log, const fp_survey *all)
+{
+    const fp_found_log *chosen = &all->found[all->best];
     fp_redo_build nothing = {0};
+    fp_redo_take_in(log, fp_found_at(chosen, all->start), all->start, chosen->end);
+    prepare_rings(log, all);
+    int rc = settle_slabs(log, all);
+    if (!rc)
+        rc = fp_redo_append(log, FP_REDO_OWNER, &nothing, &log->own);
+    return rc ? rc : fp_redo_flush(log, log->own);
+}
+
+int fp_redo_recover(fp_redo_log *log, enum farpool_recover recover)
+{
+    fp_survey all = {.start = FP_REDO_LSN_FIRST};
     all.found[0].start = all.found[0].end = FP_REDO_LSN_FIRST;
     int rc = open_found(log, &all.found[0]);
     if (!rc)
         rc = open_found(log, &all.found[1]);
     if (!rc)
-        rc = read_all(log, recover, &all);
+        rc = read_all(log, recover != FARPOOL_NEW, &all);
+    if (!rc && recover == FARPOOL_RECOVER_STORED)
+        rc = fp_redo_consult_storage(log, &all);
     if (!rc)
-        rc = judge(log, recover, &all);
-    if (!rc) {
-        const found_log *chosen = &all.found[all.best];
-        fp_redo_take_in(log, at_lsn(chosen, all.start), all.start, chosen->end);
-        prepare_rings(log, &all);
-        rc = fp_redo_append(log, FP_REDO_OWNER, &nothing, &log->own);
-    }
+        rc = judge(log, recover != FARPOOL_NEW, &all);
     if (!rc)
-        rc = fp_redo_flush(log, log->own);
+        rc = take_up(log, &all);
     close_found(&all.found[0]);
     close_found(&all.found[1]);
     return rc;

@@ -77,6 +77,21 @@ static fp_net_op make_write(const fp_redo_log *log, const fp_ring *ring, uint64_
     return op;
 }
 
+static unsigned slabs_at(uint64_t version)
+{
+    return FP_RING_SLABS_AT + version % 2 * FP_RING_SLABS_BYTES;
+}
+
+fp_net_op fp_ring_slabs_op(const fp_redo_log *log, const fp_ring *ring, enum fp_net_kind kind,
+                           uint64_t version, fp_io *io)
+{
+    unsigned transport = log->partition->pool->nodes[ring->node].transport;
+    char *copy = (char *)log->mirror.addr + log->ring_bytes + slabs_at(version);
+    fp_net_op op = make_op(ring, kind, slabs_at(version), io);
+    op.sge[0] = (fp_sge){copy, sizeof(fp_ring_slabs), log->mrs[transport]};
+    return op;
+}
+
 /* Everything that was recovered is there, acknowledged: now the line that makes it a log. */
 static bool is_line_due(const fp_redo_log *log, const fp_ring *ring)
 {
@@ -92,17 +107,23 @@ static void post_line(fp_redo_log *log, fp_ring *ring, unsigned index)
 {
     fp_thread *thread = log->thread;
     fp_ring_owner line;
-    if (!thread->free_io_count)
+    fp_net_op ops[2];
+    fp_io *ios[2];
+    if (thread->free_io_count < 2)
         return; /* every transfer is in use: when one is done */
-    fp_io *io = fp_io_take_ring(thread, index, ring->posted);
-    fp_net_op op = fp_ring_line_op(log, ring, FP_NET_WRITE, FP_RING_OWNER_AT, &line, io);
-    if (thread->conns[ring->node] && !fp_net_post(thread->conns[ring->node], &op, 1)) {
+    ios[0] = fp_io_take_ring(thread, index, 0);
+    ops[0] = fp_ring_slabs_op(log, ring, FP_NET_WRITE, log->slabs.version, ios[0]);
+    memcpy(ops[0].sge[0].addr, &log->slabs, sizeof log->slabs); /* the same for each ring */
+    ios[1] = fp_io_take_ring(thread, index, ring->posted);
+    ops[1] = fp_ring_line_op(log, ring, FP_NET_WRITE, FP_RING_OWNER_AT, &line, ios[1]);
+    if (thread->conns[ring->node] && !fp_net_post(thread->conns[ring->node], ops, 2)) {
         ring->blank = false;
-        ring->inflight = 1;
+        ring->inflight = 2;
         return;
     }
     atomic_store_explicit(&ring->lost, true, memory_order_relaxed);
-    fp_io_put(thread, io);
+    fp_io_put(thread, ios[1]);
+    fp_io_put(thread, ios[0]);
 }
 
 static void post(fp_redo_log *log, unsigned index, uint64_t end)

@@ -220,16 +220,15 @@ static int request(fp_thread *thread, unsigned node, unsigned timeout_ms, fp_msg
         fp_remote_poll(thread, 100);
     thread->reply = NULL;
     if (!thread->replied)
-        return fp_error(FARPOOL_E_TIMEOUT, "memory node %s: no answer within %u ms", peer,
-                        timeout_ms);
+        return fp_error(FARPOOL_E_TIMEOUT, "node %s: no answer within %u ms", peer, timeout_ms);
     if (thread->reply_status)
         return thread->reply_status;
     if (msg->type == FP_MSG_ERROR)
-        return fp_error(msg->code < 0 ? msg->code : FARPOOL_E_PROTO, "memory node %s: %s", peer,
+        return fp_error(msg->code < 0 ? msg->code : FARPOOL_E_PROTO, "node %s: %s", peer,
                         msg->text);
     if (msg->type != expected)
-        return fp_error(FARPOOL_E_PROTO, "memory node %s: answered with message type %d, not %d",
-                        peer, (int)msg->type, (int)expected);
+        return fp_error(FARPOOL_E_PROTO, "node %s: answered with message type %d, not %d", peer,
+                        (int)msg->type, (int)expected);
     return 0;
 }
 
@@ -267,8 +266,7 @@ static int connect_node(fp_thread *thread, unsigned index, unsigned timeout_ms)
     fp_node *node = &pool->nodes[index];
     fp_transport *transport = &pool->transports[node->transport];
     if (!may_connect(node, transport->net, timeout_ms))
-        return fp_error(FARPOOL_E_NODE, "memory node %s cannot be reached; trying again soon",
-                        node->uri);
+        return fp_error(FARPOOL_E_NODE, "node %s cannot be reached; trying again soon", node->uri);
     int rc = 0;
     if (!thread->pollers[node->transport])
         rc = fp_net_poller_open(transport->net, &thread->pollers[node->transport]);
@@ -284,6 +282,18 @@ static int connect_node(fp_thread *thread, unsigned index, unsigned timeout_ms)
     uint64_t until = rc ? fp_net_now_ns(transport->net) + RETRY_AFTER_NS : 0;
     atomic_store_explicit(&node->down_until_ns, until, memory_order_relaxed);
     return rc;
+}
+
+int fp_remote_ask(fp_thread *thread, unsigned node, unsigned timeout_ms, fp_msg *msg,
+                  enum fp_msg_type expected)
+{
+    int rc = FARPOOL_E_CLOSED;
+    for (int tries = 0; rc == FARPOOL_E_CLOSED && tries < 2; tries++) {
+        rc = thread->conns[node] ? 0 : connect_node(thread, node, timeout_ms);
+        if (!rc)
+            rc = request(thread, node, timeout_ms, msg, expected);
+    }
+    return node_error(rc);
 }
 
 /* GRANT, or ATTACH, then ATTACH again for the rest of a long list. With extents NULL the list is only

@@ -26,6 +26,10 @@ int fp_remote_release(fp_thread *thread, farpool_partition *partition,
  * it broke meanwhile; once more may help. */
 int fp_remote_ready(fp_thread *thread, farpool_partition *partition,
                     unsigned node) FARPOOL_MUST_CHECK;
+/* Sends a request and waits for the answer, of the type expected, which replaces it; connects if need be. What the
+ * node refuses has its code. Blocks. */
+int fp_remote_ask(fp_thread *thread, unsigned node, unsigned timeout_ms, fp_msg *msg,
+                  enum fp_msg_type expected) FARPOOL_MUST_CHECK;
 /* Posts. E_CLOSED: nothing was posted, for the connection had broken meanwhile. That has been taken in now, so the
  * caller may connect and try once more: whoever was idle needs not suffer from it. */
 int fp_remote_send(fp_thread *thread, unsigned node, const fp_net_op *ops,

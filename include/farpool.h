@@ -109,6 +109,13 @@ FARPOOL_API int farpool_pool_close(farpool_pool *pool);
 
 /* ---- partitions ------------------------------------------------------------------------------ */
 
+enum farpool_recover {
+    FARPOOL_NEW, /* (default) there is no such partition yet */
+    FARPOOL_RECOVER, /* go on with what its log rings hold; it fails if an acknowledged commit may be missing */
+    FARPOOL_RECOVER_STORED, /* if too few log rings are left to tell: go on with what the storage nodes have.
+                                    Commits that were acknowledged as durable in memory only may be lost */
+};
+
 typedef struct farpool_partition_options {
     size_t struct_size;          /* set by farpool_partition_options_init */
     uint64_t id;                 /* cluster-wide number of the partition, not 0. Default 1 */
@@ -124,8 +131,11 @@ typedef struct farpool_partition_options {
     unsigned log_quorum; /* w: a commit is durable when w rings have it. 0 (default): k / 2 + 1 */
     uint64_t log_ring_bytes; /* size of each ring, 1 MiB to 16 GiB. Default 64 MiB */
     unsigned storage_quorum; /* FARPOOL_DURABLE_STORAGE: so many storage nodes have it. Default 1 */
-    int recover; /* 0 (default): the partition is a new one. 1: go on with what its log rings
-                                    hold; the options of the log must be what they were */
+    const char *const
+        *storagenodes; /* URIs of the storage nodes to which the memory nodes of its rings spill;
+                                    without them what only they have cannot be read. Default none */
+    size_t storagenode_count;     /* at most 16 */
+    enum farpool_recover recover; /* the options of the log must be what they were */
 } farpool_partition_options;
 
 FARPOOL_API void farpool_partition_options_init(farpool_partition_options *options);
@@ -134,7 +144,7 @@ FARPOOL_API void farpool_partition_options_init(farpool_partition_options *optio
  * under a lower epoch cuts that owner's connections off; under the same or a higher one it refuses
  * (E_FENCED). An attempt that fails has perhaps cut that owner off, and has used its epoch up: the next
  * one needs a higher one. Errors: E_INVAL, E_NODE, E_TIMEOUT, E_REFUSED, E_FENCED, E_PROTO, E_NOSPACE,
- * E_NOMEM, E_SYS. Of the log: E_EXISTS (recover = 0, but there are commits), E_NOTFOUND (recover = 1, but
+ * E_NOMEM, E_SYS. Of the log: E_EXISTS (FARPOOL_NEW, but there are commits), E_NOTFOUND (FARPOOL_RECOVER, but
  * all rings are empty), E_NODE (too few rings can be read), E_INVAL (it was made with other options),
  * E_CORRUPT. */
 FARPOOL_API int farpool_partition_open(farpool_pool *pool, const farpool_partition_options *options,

@@ -467,7 +467,8 @@ void fp_node_request(fp_memnode *node, fp_client *client)
     case FP_MSG_WAL_GET:
     case FP_MSG_WAL_APPEND:
     case FP_MSG_PAGE_GET:
-    case FP_MSG_LOG_GET: {
+    case FP_MSG_LOG_GET:
+    case FP_MSG_WAL_FENCE: {
         int rc =
             fp_error(FARPOOL_E_UNSUPPORTED, "%s is a memory node, not a storage node", node->name);
         fp_node_refuse(node, client, node->request.request, rc);
