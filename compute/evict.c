@@ -23,6 +23,7 @@
 #include "compute/mapping.h"
 #include "compute/redo_log.h"
 #include "compute/remote.h"
+#include "compute/slab.h"
 
 enum {
     STRETCH = FP_EVICT_STRETCH,
@@ -131,6 +132,7 @@ static bool finish_write(fp_thread *thread, fp_io *io, int *error)
                  FP_SLOT_HEADER_BYTES + ((uint64_t)FARPOOL_UNIT_BYTES << io->order));
     } else {
         *error = io->status;
+        fp_slot_move(io->partition, io->pid, io->order);
     }
     fp_io_put(thread, io);
     fp_shared_leave(entry);

@@ -20,11 +20,11 @@
 #include "compute/evict.h"
 #include "compute/frames.h"
 #include "compute/io.h"
+#include "compute/keeper.h"
 #include "compute/latency.h"
 #include "compute/mapping.h"
 #include "compute/parking.h"
 #include "compute/recovery.h"
-#include "compute/redo_log.h"
 #include "compute/remote.h"
 #include "compute/storage.h"
 #include "compute/thread.h"
@@ -67,18 +67,36 @@ static int prepare(fp_thread *thread, enum fp_io_kind kind, farpool_partition *p
     return 0;
 }
 
-/* No slot has a copy that is good; there is a place to land. */
-static int bring_without_copy(fp_thread *thread, fp_io *io)
+/* Instead of a copy from a slot: what a storage node makes of the log. There is a place to land. */
+static int bring_stored(fp_thread *thread, fp_io *io, uint64_t least)
 {
     farpool_partition *partition = io->partition;
-    if (fp_recovery_is_whole(partition->recovery, io->pid))
-        return fp_io_begin_as_zeros(io);
-    int rc =
-        fp_storage_fetch(thread, partition, io->pid, io->order, partition->redo->first, io->page);
+    int rc = fp_storage_fetch(thread, partition, io->pid, io->order, least, io->page);
     if (!rc)
         return fp_io_take_stored(io);
     partition->pool->mapping->unland(partition->pool, io->page, io->order);
     return rc;
+}
+
+/* A new owner; no slot has a copy that is good, and there is a place to land. */
+static int bring_without_copy(fp_thread *thread, fp_io *io)
+{
+    if (fp_recovery_is_whole(io->partition->recovery, io->pid))
+        return fp_io_begin_as_zeros(io);
+    return bring_stored(thread, io, io->partition->redo->first);
+}
+
+/* The slot's node is gone, or gives something else. The page was written there when all of its changes were durable,
+ * so what is durable now has them. */
+static int bring_from_elsewhere(fp_thread *thread, fp_io *io)
+{
+    farpool_partition *partition = io->partition;
+    farpool_pool *pool = partition->pool;
+    uint64_t durable = atomic_load_explicit(&partition->redo->durable, memory_order_acquire);
+    int rc = fp_keeper_wait_stored(partition->redo->keeper, durable, partition->timeout_ms);
+    if (!rc)
+        rc = pool->mapping->land(pool, io->frame, io->order, &io->page);
+    return rc ? rc : bring_stored(thread, io, durable);
 }
 
 /* A new owner: the slot may have an older version than the directory says, or a torn one. */
@@ -99,18 +117,28 @@ static int fetch_by_header(fp_thread *thread, fp_io *io)
     return rc ? rc : bring_without_copy(thread, io);
 }
 
-static int bring(fp_thread *thread, fp_io *io)
+static int read_slot(fp_thread *thread, fp_io *io)
 {
-    const fp_entry *entry = &io->partition->entries[io->pid];
-    if (__builtin_expect(
-            (atomic_load_explicit(&entry->word, memory_order_relaxed) & FP_WORD_DIRTY) != 0, 0))
-        return bring_without_copy(thread, io);
     fp_remote_post(thread, &io, 1);
     fp_io_wait(thread, io);
     int rc = fp_io_arrive(io);
     if (__builtin_expect(rc == FARPOOL_E_CORRUPT && io->partition->recovery, 0))
         rc = fetch_by_header(thread, io);
     return rc;
+}
+
+static int bring(fp_thread *thread, fp_io *io)
+{
+    farpool_partition *partition = io->partition;
+    const fp_entry *entry = &partition->entries[io->pid];
+    if (__builtin_expect(
+            (atomic_load_explicit(&entry->word, memory_order_relaxed) & FP_WORD_DIRTY) != 0, 0))
+        return bring_without_copy(thread, io);
+    int rc = read_slot(thread, io);
+    if (__builtin_expect(rc == 0, 1) || !partition->redo || !partition->storage_count ||
+        rc == FARPOOL_E_FENCED)
+        return rc;
+    return bring_from_elsewhere(thread, io);
 }
 
 static int fetch(fp_thread *thread, farpool_partition *partition, farpool_pid pid)

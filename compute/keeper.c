@@ -10,13 +10,16 @@
 #include "compute/checkpoint.h"
 #include "compute/io.h"
 #include "compute/remote.h"
+#include "compute/slab.h"
 #include "compute/thread.h"
 
 enum {
-    PACE_US = 5000,      /* between rounds while there is something to wait for */
-    IDLE_US = 1000000,   /* while there is not: then it looks whether it was fenced */
-    PATIENCE_US = 100000 /* of those who wait for it, before they look again */
+    PACE_US = 5000,       /* between rounds while there is something to wait for */
+    IDLE_US = 1000000,    /* while there is not: then it looks whether it was fenced */
+    PATIENCE_US = 100000, /* of those who wait for it, before they look again */
 };
+
+enum { NODE, OWNER, SLABS }; /* what a transfer is about */
 
 /* All is the keeper's (its thread's, or in a simulated world everybody's one after the other), but for atomics. */
 struct fp_keeper {
@@ -83,27 +86,45 @@ static unsigned post_lines(fp_keeper *keeper, unsigned index, fp_ring_owner *lin
     fp_redo_log *log = keeper->log;
     fp_thread *thread = keeper->thread;
     fp_ring *ring = &log->rings[index];
-    fp_net_op ops[2];
-    fp_io *ios[2];
+    fp_net_op ops[3];
+    fp_io *ios[3];
     unsigned n = 0;
     int rc = fp_remote_ready(thread, log->partition, ring->node);
     if (rc) {
         take_refusal(log, rc);
         return 0;
     }
+    if (ring->told_slabs != log->slabs.version) {
+        ios[n] = fp_io_take_ring(thread, index, SLABS);
+        ops[n] = fp_ring_slabs_op(log, ring, FP_NET_WRITE, log->slabs.version, ios[n]);
+        memcpy(ops[n].sge[0].addr, &log->slabs, sizeof log->slabs); /* the same for each ring */
+        n++;
+    }
     if (ring->told_durable != get(&log->durable) ||
         ring->told_start != atomic_load_explicit(&log->start, memory_order_relaxed)) {
-        ios[n] = fp_io_take_ring(thread, index, 1);
+        ios[n] = fp_io_take_ring(thread, index, OWNER);
         ops[n] = fp_ring_line_op(log, ring, FP_NET_WRITE, FP_RING_OWNER_AT, line, ios[n]);
         n++;
     }
-    ios[n] = fp_io_take_ring(thread, index, 0);
+    ios[n] = fp_io_take_ring(thread, index, NODE);
     ops[n] = fp_ring_line_op(log, ring, FP_NET_READ, FP_RING_NODE_AT, NULL, ios[n]);
     n++;
     rc = fp_remote_send(thread, ring->node, ops, n);
     for (unsigned i = 0; rc && i < n; i++)
         fp_io_put(thread, ios[i]);
     return rc ? 0 : n;
+}
+
+/* Which slabs count: told to the rings before the log's beginning moves on. */
+static void review_slabs(fp_redo_log *log)
+{
+    fp_ring_slabs now = log->slabs;
+    fp_slab_list(log->partition, &now);
+    if (!memcmp(now.boots, log->slabs.boots, sizeof now.boots))
+        return;
+    now.version++;
+    fp_ring_slabs_seal(&now);
+    log->slabs = now;
 }
 
 static void take_node_line(const fp_redo_log *log, fp_ring *ring)
@@ -125,6 +146,7 @@ static void exchange_lines(fp_keeper *keeper)
     fp_thread *thread = keeper->thread;
     fp_ring_owner lines[FP_RINGS_MAX];
     unsigned pending = 0;
+    review_slabs(log);
     for (unsigned i = 0; i < log->ring_count; i++)
         if (is_usable(&log->rings[i]))
             pending += post_lines(keeper, i, &lines[i]);
@@ -135,10 +157,11 @@ static void exchange_lines(fp_keeper *keeper)
             fp_io *io = thread->completed;
             thread->completed = io->next;
             fp_ring *ring = &log->rings[io->ring];
-            bool told = io->lsn != 0;
-            if (!io->status && told) {
+            if (!io->status && io->lsn == OWNER) {
                 ring->told_start = lines[io->ring].start;
                 ring->told_durable = lines[io->ring].durable;
+            } else if (!io->status && io->lsn == SLABS) {
+                ring->told_slabs = log->slabs.version;
             } else if (!io->status) {
                 take_node_line(log, ring);
             }
@@ -193,11 +216,23 @@ static void judge_spilled(fp_keeper *keeper)
     raise_to(&log->stored, stored_lsn(log));
 }
 
+/* A checkpoint counts on the slabs that it has written to, so the rings know first which these are. */
+static bool slabs_are_told(const fp_redo_log *log)
+{
+    fp_ring_slabs now = log->slabs;
+    fp_slab_list(log->partition, &now);
+    bool told = !memcmp(now.boots, log->slabs.boots, sizeof now.boots);
+    for (unsigned i = 0; i < log->ring_count; i++)
+        told &= !is_usable(&log->rings[i]) || log->rings[i].told_slabs == log->slabs.version;
+    return told;
+}
+
 static void let_go(fp_keeper *keeper)
 {
     fp_redo_log *log = keeper->log;
     uint64_t start = keeper->clean < keeper->spilled_all ? keeper->clean : keeper->spilled_all;
-    raise_to(&log->start, start);
+    if (slabs_are_told(log))
+        raise_to(&log->start, start);
     uint64_t floor = get(&log->acked_all);
     for (unsigned i = 0; i < log->ring_count; i++) {
         const fp_ring *ring = &log->rings[i];
@@ -304,18 +339,32 @@ int fp_keeper_wait_room(fp_keeper *keeper)
     return rc;
 }
 
-int fp_keeper_wait_stored(fp_keeper *keeper, uint64_t lsn)
+static int no_storage(const fp_redo_log *log)
+{
+    return fp_error(FARPOOL_E_UNSUPPORTED,
+                    "partition %llu: no memory node of its log rings has a storage node "
+                    "(farpool-memnode --storage), so nothing gets onto stable media",
+                    (unsigned long long)log->partition->id);
+}
+
+int fp_keeper_wait_stored(fp_keeper *keeper, uint64_t lsn, unsigned timeout_ms)
 {
     fp_redo_log *log = keeper->log;
+    const fp_net *net = log->partition->pool->transports[0].net;
+    uint64_t deadline = timeout_ms ? fp_net_now_ns(net) + timeout_ms * 1000000ull : UINT64_MAX;
     for (unsigned rounds = 0; get(&log->stored) < lsn; rounds++) {
         int rc = fp_redo_failure(log);
         if (rc)
             return rc;
         if (rounds > 1 && !fp_keeper_has_storage(keeper))
-            return fp_error(FARPOOL_E_UNSUPPORTED,
-                            "partition %llu: no memory node of its log rings has a storage node "
-                            "(farpool-memnode --storage), so nothing gets onto stable media",
-                            (unsigned long long)log->partition->id);
+            return no_storage(log);
+        if (fp_net_now_ns(net) > deadline)
+            return fp_error(FARPOOL_E_TIMEOUT,
+                            "partition %llu: the log from LSN %llu to %llu was not on stable media "
+                            "within %u ms",
+                            (unsigned long long)log->partition->id,
+                            (unsigned long long)get(&log->stored), (unsigned long long)lsn,
+                            timeout_ms);
         wait_round(keeper);
     }
     return 0;

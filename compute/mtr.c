@@ -471,6 +471,6 @@ int farpool_wait_durable(farpool_partition *partition, uint64_t lsn,
         lsn = atomic_load_explicit(&redo->end, memory_order_acquire);
     int rc = fp_redo_flush(redo, lsn);
     if (!rc && durability == FARPOOL_DURABLE_STORAGE)
-        rc = fp_keeper_wait_stored(redo->keeper, lsn);
+        rc = fp_keeper_wait_stored(redo->keeper, lsn, 0);
     return rc;
 }

@@ -10,6 +10,7 @@
 #include "compute/parking.h"
 #include "compute/recovery.h"
 #include "compute/redo_log.h"
+#include "compute/slab.h"
 #include "compute/space.h"
 #include "compute/thread.h"
 
@@ -277,11 +278,10 @@ int farpool_page_alloc(farpool_partition *partition, unsigned order, farpool_pid
 
 int fp_page_occupy(farpool_partition *partition, farpool_pid pid, unsigned order, void **page)
 {
-    uint64_t slot = fp_units_alloc(&partition->slots, order);
-    if (slot == FP_UNIT_NONE)
-        return fp_error(FARPOOL_E_NOSPACE, "partition %llu: its slab of %llu slots is full",
-                        (unsigned long long)partition->id,
-                        (unsigned long long)partition->slots.total);
+    uint32_t slot;
+    int rc = fp_slot_take(partition, order, &slot);
+    if (rc)
+        return rc;
     fp_entry *entry = &partition->entries[pid];
     uint64_t word = fp_word_load(entry);
     FP_ASSERT(fp_word_state(word) == FP_FREE);
@@ -290,8 +290,8 @@ int fp_page_occupy(farpool_partition *partition, farpool_pid pid, unsigned order
     word = fp_word_with_state((word & FP_WORD_VERSION) | (uint64_t)order << FP_WORD_ORDER_SHIFT,
                               FP_EXCLUSIVE);
     atomic_store_explicit(&entry->word, word, memory_order_release);
-    atomic_store_explicit(&entry->slot, (uint32_t)slot, memory_order_relaxed);
-    int rc = furnish(partition, pid, order);
+    atomic_store_explicit(&entry->slot, slot, memory_order_relaxed);
+    rc = furnish(partition, pid, order);
     if (rc) {
         fp_entry_leave(entry, FP_FREE, 0, 0);
         fp_units_free(&partition->slots, slot, order);

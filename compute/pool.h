@@ -73,7 +73,9 @@ struct farpool_partition {
     /* Memory nodes that have granted a share of the slab; their extents until they are dealt out. */
     fp_share shares[FP_PARTITION_NODES_MAX];
     unsigned share_count;
-    uint64_t share_bytes;                      /* asked of each */
+    uint64_t share_bytes; /* asked of each */
+    /* atomic, relaxed: bit n: the slab on pool.nodes[n] is gone, or was given up, until the partition is opened again */
+    _Atomic uint32_t retired;
     unsigned storages[FP_PARTITION_NODES_MAX]; /* storage nodes: indexes in pool.nodes */
     unsigned storage_count;
     struct fp_redo_log *redo;     /* NULL: changes are not logged */

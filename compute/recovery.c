@@ -8,6 +8,7 @@
 #include "common/error.h"
 #include "compute/page.h"
 #include "compute/recovery_slab.h"
+#include "compute/slab.h"
 #include "compute/space.h"
 
 enum { UNTOUCHED, OPENING, OPEN }; /* groups */
@@ -201,12 +202,10 @@ static int admit(farpool_partition *partition, farpool_pid pid, unsigned order)
         copy = false;
     }
     if (!copy) {
-        uint64_t taken = fp_units_alloc(&partition->slots, order);
-        if (taken == FP_UNIT_NONE)
-            return fp_error(FARPOOL_E_NOSPACE,
-                            "partition %llu: its slab is too small for its pages",
-                            (unsigned long long)partition->id);
-        atomic_store_explicit(&entry->slot, (uint32_t)taken, memory_order_relaxed);
+        int rc = fp_slot_take(partition, order, &slot);
+        if (rc)
+            return rc;
+        atomic_store_explicit(&entry->slot, slot, memory_order_relaxed);
     }
     word = (uint64_t)order << FP_WORD_ORDER_SHIFT | (copy ? 0 : FP_WORD_DIRTY);
     atomic_store_explicit(&entry->word, fp_word_with_state(word, FP_EVICTED), memory_order_release);

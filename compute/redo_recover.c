@@ -316,8 +316,9 @@ static int settle_slabs(fp_redo_log *log, const fp_survey *all)
         rc = fp_slab_renew(log->partition, &none);
     else if (all->slabs.version)
         rc = fp_slab_renew(log->partition, &all->slabs);
-    log->slabs = (fp_ring_slabs){
-        .partition = log->partition->id, .epoch = log->partition->epoch, .version = 1};
+    log->slabs = (fp_ring_slabs){.partition = log->partition->id,
+                                 .epoch = log->partition->epoch,
+                                 .version = all->slabs.version + 1};
     fp_slab_list(log->partition, &log->slabs);
     fp_ring_slabs_seal(&log->slabs);
     return rc;

@@ -17,6 +17,7 @@
 #include <string.h>
 
 #include "common/error.h"
+#include "compute/slab.h"
 
 enum { RETRY_AFTER_NS = 1000000000, EVENTS = 64 };
 
@@ -346,10 +347,12 @@ static int attach(fp_thread *thread, farpool_partition *partition, unsigned node
     /* The slab's GRANT comes first, and a ring must not hide that the node has forgotten it since. */
     if (type == FP_MSG_GRANT && (thread->use == FP_USE_SLAB || !partition->boots[node]))
         partition->boots[node] = thread->boots[node];
-    else if (partition->boots[node] != thread->boots[node])
+    else if (partition->boots[node] != thread->boots[node]) {
+        fp_slab_retire(partition, node);
         return fp_error(FARPOOL_E_NODE,
                         "memory node %s was restarted and has lost the pages it held",
                         partition->pool->nodes[node].uri);
+    }
     msg->type = type;
     msg->bytes = bytes;
     return walk_extents(thread, partition, node, msg, extents);

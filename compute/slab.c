@@ -115,9 +115,11 @@ int fp_slab_renew(farpool_partition *partition, const fp_ring_slabs *counting)
 
 void fp_slab_list(const farpool_partition *partition, fp_ring_slabs *slabs)
 {
-    for (unsigned i = 0; i < FP_RING_SLABS_MAX; i++)
-        slabs->boots[i] =
-            i < partition->share_count ? partition->boots[partition->shares[i].node] : 0;
+    unsigned n = 0;
+    memset(slabs->boots, 0, sizeof slabs->boots);
+    for (unsigned i = 0; i < partition->share_count; i++)
+        if (!fp_slab_is_retired(partition, partition->shares[i].node))
+            slabs->boots[n++] = partition->boots[partition->shares[i].node];
 }
 
 /* Cuts the shares into extents of 2^extent_shift slots and deals them out node by node. */
@@ -166,6 +168,40 @@ void fp_slab_release(fp_thread *thread, farpool_partition *partition, int *rc)
         if (failed && !*rc)
             *rc = failed;
     }
+}
+
+/* ---- slots ----------------------------------------------------------------------------------- */
+
+void fp_slab_retire(farpool_partition *partition, unsigned node)
+{
+    if (partition->redo && partition->storage_count)
+        atomic_fetch_or_explicit(&partition->retired, 1u << node, memory_order_relaxed);
+}
+
+int fp_slot_take(farpool_partition *partition, unsigned order, uint32_t *slot)
+{
+    uint64_t taken;
+    do /* what is free on a retired node is taken for good */
+        taken = fp_units_alloc(&partition->slots, order);
+    while (taken != FP_UNIT_NONE &&
+           fp_slab_is_retired(partition, fp_slot_node(partition, (uint32_t)taken)));
+    if (taken == FP_UNIT_NONE)
+        return fp_error(FARPOOL_E_NOSPACE, "partition %llu: its slab of %llu slots is full",
+                        (unsigned long long)partition->id,
+                        (unsigned long long)partition->slots.total);
+    *slot = (uint32_t)taken;
+    return 0;
+}
+
+void fp_slot_move(farpool_partition *partition, farpool_pid pid, unsigned order)
+{
+    fp_entry *entry = &partition->entries[pid];
+    uint32_t slot = atomic_load_explicit(&entry->slot, memory_order_relaxed);
+    unsigned node = fp_slot_node(partition, slot);
+    if (atomic_load_explicit(&partition->pool->nodes[node].down_until_ns, memory_order_relaxed))
+        fp_slab_retire(partition, node);
+    if (fp_slab_is_retired(partition, node) && !fp_slot_take(partition, order, &slot))
+        atomic_store_explicit(&entry->slot, slot, memory_order_relaxed);
 }
 
 void fp_slab_close(farpool_partition *partition)
