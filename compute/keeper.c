@@ -322,15 +322,22 @@ static bool has_room(const fp_redo_log *log)
     return get(&log->end) - get(&log->floor) <= log->ring_bytes / 4 * 3;
 }
 
+/* Somebody spills the rings, or may, for the nodes have not been asked often enough to know. */
+static bool may_help(const fp_keeper *keeper)
+{
+    return fp_keeper_has_storage(keeper) ||
+           atomic_load_explicit(&keeper->rounds, memory_order_acquire) < 2;
+}
+
 int fp_keeper_wait_room(fp_keeper *keeper)
 {
     fp_redo_log *log = keeper->log;
-    if (__builtin_expect(has_room(log), 1) || !fp_keeper_has_storage(keeper))
+    if (__builtin_expect(has_room(log), 1) || !may_help(keeper))
         return 0;
     const fp_net *net = log->partition->pool->transports[0].net;
     uint64_t begin = fp_net_now_ns(net);
     int rc = 0;
-    while (!rc && !has_room(log) && fp_keeper_has_storage(keeper)) {
+    while (!rc && !has_room(log) && may_help(keeper)) {
         wait_round(keeper);
         rc = fp_redo_failure(log);
     }
@@ -356,7 +363,7 @@ int fp_keeper_wait_stored(fp_keeper *keeper, uint64_t lsn, unsigned timeout_ms)
         int rc = fp_redo_failure(log);
         if (rc)
             return rc;
-        if (rounds > 1 && !fp_keeper_has_storage(keeper))
+        if (rounds > 1 && !may_help(keeper))
             return no_storage(log);
         if (fp_net_now_ns(net) > deadline)
             return fp_error(FARPOOL_E_TIMEOUT,
