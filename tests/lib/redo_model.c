@@ -139,7 +139,8 @@ int model_commit(redo_model *m, farpool_partition *part, enum farpool_durability
     model_step step = {0};
     uint64_t more = draw(m, MODEL_CHANGES), first = draw(m, MODEL_PAGES);
     int rc = farpool_mtr_begin(part, 0, &mtr);
-    MODEL_CHECK(rc == 0);
+    if (rc)
+        return rc;
     rc = change_page(m, mtr, 0, &step);
     for (uint64_t i = 0; i < more && !rc; i++)
         rc = change_page(m, mtr, 1 + (unsigned)(first + i * 13) % (MODEL_PAGES - 1), &step);
@@ -195,7 +196,8 @@ int model_create(redo_model *m, farpool_partition *part, uint64_t *random)
     model_step step = {.count = 1};
     void *words;
     int rc = farpool_mtr_begin(part, 0, &mtr);
-    MODEL_CHECK(rc == 0);
+    if (rc)
+        return rc;
     rc = farpool_mtr_alloc(mtr, 0, &step.changes[0].pid, &words);
     if (rc) {
         farpool_mtr_abandon(mtr);

@@ -159,11 +159,12 @@ static void work_in_vain(const owner *o)
     void *page;
     uint64_t start = fp_sim_now_ns(r.sim.world);
     int rc = farpool_mtr_begin(o->part, 0, &mtr);
-    MODEL_CHECK(rc == 0);
-    rc = farpool_mtr_fix(mtr, r.model.base.pages[0].pid, &page);
-    if (rc) {
+    bool begun = !rc;
+    if (begun)
+        rc = farpool_mtr_fix(mtr, r.model.base.pages[0].pid, &page);
+    if (begun && rc) {
         farpool_mtr_abandon(mtr);
-    } else {
+    } else if (begun) {
         ((uint64_t *)page)[0]++;
         rc = farpool_mtr_commit(mtr, (enum farpool_durability)draw(2), NULL);
         if (!rc)
