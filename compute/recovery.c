@@ -10,6 +10,8 @@
 #include "compute/recovery_slab.h"
 #include "compute/slab.h"
 #include "compute/space.h"
+#include "compute/storage.h"
+#include "compute/thread.h"
 
 enum { UNTOUCHED, OPENING, OPEN }; /* groups */
 
@@ -27,6 +29,8 @@ struct fp_recovery {
     record_at *records; /* by pid, then by LSN; immutable after open, but for applied */
     size_t count, room;
     uint64_t group_count;
+    _Atomic uint64_t
+        next_group; /* relaxed: those before it have been opened for what is free in them */
     /* atomic: UNTOUCHED becomes OPENING by CAS, that OPEN by release, or UNTOUCHED again on failure */
     _Atomic uint8_t *groups;
 };
@@ -135,9 +139,17 @@ static farpool_pid last_pid(const fp_recovery *recovery, const fp_found_slots *f
     return last;
 }
 
+/* There may be pages of which neither log nor slabs know. */
+static bool is_cut(const farpool_partition *partition)
+{
+    return partition->redo->first > FP_REDO_LSN_FIRST && partition->storage_count;
+}
+
 /* Until they are open, nothing of them is given out. */
 static int close_groups(farpool_partition *partition, fp_recovery *recovery, farpool_pid last)
 {
+    if (is_cut(partition))
+        last = partition->units - 1;
     recovery->group_count = last / FP_GROUP_UNITS + 1;
     recovery->groups = calloc(recovery->group_count, sizeof *recovery->groups);
     if (!recovery->groups)
@@ -254,17 +266,36 @@ static int admit_group(farpool_partition *partition, farpool_pid map, const uint
     return 0;
 }
 
+static int probe(farpool_partition *partition, farpool_pid map)
+{
+    fp_thread *thread = fp_thread_get(partition->pool);
+    if (!thread)
+        return FARPOOL_E_BUSY;
+    fp_thread_own(thread);
+    int rc = fp_storage_probe(thread, partition, map, partition->redo->first);
+    fp_thread_disown(thread);
+    return rc;
+}
+
+/* Nothing was ever there. */
+static void free_group(farpool_partition *partition, farpool_pid map)
+{
+    for (farpool_pid u = 0; u < FP_GROUP_UNITS && map + u < partition->units; u++)
+        fp_units_free(&partition->pids, map + u, 0);
+}
+
 static int open_group(farpool_partition *partition, farpool_pid map)
 {
     void *bytes;
     bool known = fp_word_load(&partition->entries[map]) != 0 ||
                  first_record(partition->recovery, map) != NULL;
-    if (!known) { /* nothing was ever there */
-        for (farpool_pid u = 0; u < FP_GROUP_UNITS && map + u < partition->units; u++)
-            fp_units_free(&partition->pids, map + u, 0);
+    int rc = known ? 0 : is_cut(partition) ? probe(partition, map) : FARPOOL_E_NOTFOUND;
+    if (rc == FARPOOL_E_NOTFOUND) {
+        free_group(partition, map);
         return 0;
     }
-    int rc = admit(partition, map, 0);
+    if (!rc)
+        rc = admit(partition, map, 0);
     if (!rc)
         rc = farpool_fix(partition, map, FARPOOL_SHARED, &bytes);
     if (rc)
@@ -274,25 +305,47 @@ static int open_group(farpool_partition *partition, farpool_pid map)
     return rc;
 }
 
+/* E_RETRY: it is open now, or somebody else is at it. */
+static int try_open(farpool_partition *partition, uint64_t number)
+{
+    _Atomic uint8_t *group = &partition->recovery->groups[number];
+    uint8_t state = UNTOUCHED;
+    if (!atomic_compare_exchange_strong_explicit(group, &state, OPENING, memory_order_acquire,
+                                                 memory_order_acquire)) {
+        sched_yield();
+        return FARPOOL_E_RETRY;
+    }
+    int rc = open_group(partition, number * FP_GROUP_UNITS);
+    atomic_store_explicit(group, rc ? UNTOUCHED : OPEN, memory_order_release);
+    return rc ? rc : FARPOOL_E_RETRY;
+}
+
 int fp_recovery_find(farpool_partition *partition, farpool_pid pid)
 {
     fp_recovery *recovery = partition->recovery;
-    if (!recovery || pid / FP_GROUP_UNITS >= recovery->group_count)
+    uint64_t number = pid / FP_GROUP_UNITS;
+    if (!recovery || number >= recovery->group_count)
         return FARPOOL_E_NOTFOUND;
-    _Atomic uint8_t *group = &recovery->groups[pid / FP_GROUP_UNITS];
-    uint8_t state = atomic_load_explicit(group, memory_order_acquire);
-    if (state == OPEN)
+    if (atomic_load_explicit(&recovery->groups[number], memory_order_acquire) == OPEN)
         return fp_word_state(fp_word_load(&partition->entries[pid])) == FP_FREE ? FARPOOL_E_NOTFOUND
                                                                                 : FARPOOL_E_RETRY;
-    state = UNTOUCHED;
-    if (!atomic_compare_exchange_strong_explicit(group, &state, OPENING, memory_order_acquire,
-                                                 memory_order_acquire)) {
-        sched_yield(); /* somebody else is at it */
-        return FARPOOL_E_RETRY;
+    return try_open(partition, number);
+}
+
+int fp_recovery_open_next(farpool_partition *partition)
+{
+    fp_recovery *recovery = partition->recovery;
+    for (;;) {
+        uint64_t number =
+            recovery ? atomic_load_explicit(&recovery->next_group, memory_order_relaxed) : 0;
+        if (!recovery || number >= recovery->group_count)
+            return FARPOOL_E_NOTFOUND;
+        bool open = atomic_load_explicit(&recovery->groups[number], memory_order_acquire) == OPEN;
+        if (!open)
+            return try_open(partition, number);
+        atomic_compare_exchange_strong_explicit(&recovery->next_group, &number, number + 1,
+                                                memory_order_relaxed, memory_order_relaxed);
     }
-    int rc = open_group(partition, fp_map_of(pid));
-    atomic_store_explicit(group, rc ? UNTOUCHED : OPEN, memory_order_release);
-    return rc ? rc : FARPOOL_E_RETRY;
 }
 
 /* ---- redo ------------------------------------------------------------------------------------ */

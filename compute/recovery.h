@@ -5,7 +5,8 @@
  * page is served as soon as the log and the directories have been read, however much redo there is.
  *
  *   opening     the log's records are sorted by page; each page of which a slot has a copy gets that slot. All
- *               groups of the page space count as full
+ *               groups of the page space count as full, as far as there is anything in the log or a slab; if the
+ *               log's beginning has been let go of, all of them, for only storage nodes may know the rest
  *   a group     is opened when somebody asks for a page of it that is not known: its map page, itself recovered
  *               like any other, says which pages there are; those become EVICTED, the other units free
  *   a fault     brings the page from its slot, or begins with zeros if there is none, and applies its redo;
@@ -28,6 +29,9 @@ void fp_recovery_close(fp_recovery *recovery); /* NULL is allowed */
 /* The page's entry is FREE: opens its group if that is not open. E_RETRY: look again. E_NOTFOUND: there is no
  * such page. Takes latches of map pages; waits for the network. */
 int fp_recovery_find(farpool_partition *partition, farpool_pid pid) FARPOOL_MUST_CHECK;
+
+/* Opens one more group, if any is left: what is free in it can be given out then. E_NOTFOUND: all are open. As above. */
+int fp_recovery_open_next(farpool_partition *partition) FARPOOL_MUST_CHECK;
 
 /* Applies the page's redo; it has just come and is latched exclusively. *changed: there was some. */
 int fp_recovery_redo(farpool_partition *partition, farpool_pid pid, unsigned order, void *page,

@@ -3,7 +3,7 @@
 
 #include "common/error.h"
 #include "compute/page.h"
-#include "compute/redo_log.h"
+#include "compute/recovery.h"
 
 /* A mini-transaction of its own, so that nobody's abandoning takes the map page away from others. */
 static int make_map(farpool_partition *partition, farpool_pid pid)
@@ -35,10 +35,17 @@ int fp_space_take(farpool_partition *partition, unsigned order, farpool_pid *pid
 {
     for (;;) {
         uint64_t first = fp_units_alloc(&partition->pids, order);
-        if (first == FP_UNIT_NONE)
-            return fp_error(
-                FARPOOL_E_NOSPACE, "partition %llu: its page space of %llu units is full",
-                (unsigned long long)partition->id, (unsigned long long)partition->units);
+        if (first == FP_UNIT_NONE) {
+            int rc = fp_recovery_open_next(partition);
+            if (rc == FARPOOL_E_RETRY)
+                continue;
+            return rc == FARPOOL_E_NOTFOUND
+                       ? fp_error(FARPOOL_E_NOSPACE,
+                                  "partition %llu: its page space of %llu units is full",
+                                  (unsigned long long)partition->id,
+                                  (unsigned long long)partition->units)
+                       : rc;
+        }
         *pid = first;
         if (!partition->redo || !fp_is_map(first))
             return 0;

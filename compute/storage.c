@@ -111,6 +111,32 @@ int fp_storage_fetch(fp_thread *thread, farpool_partition *partition, farpool_pi
                                       : rc;
 }
 
+int fp_storage_probe(fp_thread *thread, farpool_partition *partition, farpool_pid pid, uint64_t at)
+{
+    fp_msg *msg = calloc(1, sizeof *msg);
+    if (!msg)
+        return fp_error(FARPOOL_E_NOMEM, "asking for page %llu: no memory for a message",
+                        (unsigned long long)pid);
+    int rc = FARPOOL_E_NODE;
+    for (unsigned i = 0; i < partition->storage_count * TRIES; i++) {
+        unsigned index = (unsigned)((pid + i) % partition->storage_count);
+        msg->pid = pid;
+        msg->lsn = at;
+        msg->offset = 0;
+        rc = ask(thread, partition, index, msg, FP_MSG_PAGE_GET, FP_MSG_PAGE);
+        if (rc ==
+            FARPOOL_E_INVAL) { /* it keeps later versions only, so it has the log beyond `at` */
+            msg->pid = pid;
+            msg->lsn = msg->offset = 0;
+            rc = ask(thread, partition, index, msg, FP_MSG_PAGE_GET, FP_MSG_PAGE);
+        }
+        if (!rc || rc == FARPOOL_E_NOTFOUND)
+            break;
+    }
+    free(msg);
+    return rc == FARPOOL_E_RETRY ? FARPOOL_E_NODE : rc;
+}
+
 /* ---- the log --------------------------------------------------------------------------------- */
 
 static int get_state(fp_thread *thread, farpool_partition *partition, unsigned index,

@@ -15,6 +15,11 @@ int fp_storage_open(farpool_partition *partition,
 int fp_storage_fetch(fp_thread *thread, farpool_partition *partition, farpool_pid pid,
                      unsigned order, uint64_t least, void *page) FARPOOL_MUST_CHECK;
 
+/* Whether there was such a page at the LSN `at` or later. E_NOTFOUND: there was not, and there is not now unless the
+ * log from there on says so. */
+int fp_storage_probe(fp_thread *thread, farpool_partition *partition, farpool_pid pid,
+                     uint64_t at) FARPOOL_MUST_CHECK;
+
 /* What a node has of the log. */
 typedef struct fp_stored_log {
     uint64_t start, durable, epoch; /* epoch: promised */

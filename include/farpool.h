@@ -306,8 +306,9 @@ FARPOOL_API int farpool_mtr_free(farpool_mtr *mtr, farpool_pid pid) FARPOOL_MUST
 
 /* Appends the changes to the log, unfixes all pages, frees mtr, and waits as asked. *lsn (may be NULL):
  * the end of its redo, 0 if there is none. E_NOSPACE (the log rings are full, and waiting would not help),
- * E_TOO_BIG, E_NOMEM: nothing was changed, the pages are as they were. E_NODE: too few rings are left; others see the change, but it will never be durable,
- * or is already: whoever recovers the partition decides. After that every commit fails. */
+ * E_TOO_BIG, E_NOMEM: nothing was changed, the pages are as they were. E_NODE, E_FENCED: too few rings are left, or another owner has them; others see
+ * the change, but it will never be durable, or is already: whoever recovers the partition decides. After that
+ * every commit fails. */
 FARPOOL_API int farpool_mtr_commit(farpool_mtr *mtr, enum farpool_durability durability,
                                    uint64_t *lsn) FARPOOL_MUST_CHECK;
 
