@@ -67,6 +67,7 @@ objects = $(patsubst %.c,$(B)/obj/%.o,$(1))
 COMMON_SRC := $(call sources,common) $(call sources,common/net)
 LIB_SRC := $(COMMON_SRC) $(call sources,compute)
 DISK_SRC := $(call sources,common/disk)
+DAEMON_SRC := $(call sources,common/daemon)
 MEMNODE_SRC := $(filter-out memnode/main.c,$(call sources,memnode))
 MEMNODE_MAIN := $(wildcard memnode/main.c)
 STORAGENODE_SRC := $(call sources,storagenode)
@@ -78,13 +79,14 @@ TEST_LIB_SRC := $(call sources,tests/lib)
 SUITES := unit conformance concurrency model fuzz integration crash
 # tests/rxe/*.c are no tests of their own: the scripts beside them run them in the VM.
 TEST_SRC := $(foreach suite,$(SUITES) rxe,$(call sources,tests/$(suite)))
-ALL_SRC := $(LIB_SRC) $(DISK_SRC) $(MEMNODE_SRC) $(MEMNODE_MAIN) $(STORAGENODE_SRC) $(CLI_SRC) $(BENCH_LIB_SRC) \
+ALL_SRC := $(LIB_SRC) $(DISK_SRC) $(DAEMON_SRC) $(MEMNODE_SRC) $(MEMNODE_MAIN) $(STORAGENODE_SRC) $(CLI_SRC) $(BENCH_LIB_SRC) \
 	$(BENCH_SRC) $(TEST_LIB_SRC) $(TEST_SRC)
-HEADERS := $(wildcard include/*.h common/*.h common/net/*.h common/disk/*.h compute/*.h compute/cli/*.h \
-	memnode/*.h storagenode/*.h bench/lib/*.h tests/lib/*.h tests/*/*.h)
+HEADERS := $(wildcard include/*.h common/*.h common/net/*.h common/disk/*.h common/daemon/*.h compute/*.h \
+	compute/cli/*.h memnode/*.h storagenode/*.h bench/lib/*.h tests/lib/*.h tests/*/*.h)
 
 INTERNAL := $(B)/libfarpool-internal.a
 LIBDISK := $(B)/libdisk.a
+LIBDAEMON := $(B)/libdaemon.a
 LIBMEMNODE := $(B)/libmemnode.a
 LIBSTORAGENODE := $(B)/libstoragenode.a
 LIBCLI := $(B)/libcli.a
@@ -152,6 +154,7 @@ $(1): $(call objects,$(2)) $(1).list
 endef
 $(eval $(call archive,$(INTERNAL),$(LIB_SRC)))
 $(eval $(call archive,$(LIBDISK),$(DISK_SRC)))
+$(eval $(call archive,$(LIBDAEMON),$(DAEMON_SRC)))
 $(eval $(call archive,$(LIBMEMNODE),$(MEMNODE_SRC)))
 $(eval $(call archive,$(LIBSTORAGENODE),$(STORAGENODE_SRC)))
 $(eval $(call archive,$(LIBCLI),$(CLI_LIB_SRC)))
@@ -179,14 +182,15 @@ $(STATIC): $(call objects,$(LIB_SRC)) $(INTERNAL).list
 
 LINK = $(call Q,LINK)mkdir -p $(@D) && $(CC) $(ALL_LDFLAGS) -o $@ $(filter %.o %.a,$^)
 
-$(B)/farpool-memnode: $(call objects,$(MEMNODE_MAIN)) $(LIBMEMNODE) $(INTERNAL)
+$(B)/farpool-memnode: $(call objects,$(MEMNODE_MAIN)) $(LIBMEMNODE) $(LIBDAEMON) $(INTERNAL)
 	$(LINK) $(LIBS) $(MALLOC_LIBS)
 $(B)/farpool: $(call objects,$(CLI_SRC)) $(INTERNAL)
 	$(LINK) $(LIBS) $(MALLOC_LIBS) -lm
 $(B)/tests/%: $(B)/obj/tests/%.o $(LIBTEST) $(LIBCLI) $(LIBMEMNODE) $(LIBSTORAGENODE) $(LIBDISK) \
-		$(INTERNAL)
+		$(LIBDAEMON) $(INTERNAL)
 	$(LINK) -lcmocka $(LIBS) $(DISK_LIBS) -lm
-$(B)/bench/%: $(B)/obj/bench/%.o $(LIBBENCH) $(LIBMEMNODE) $(LIBSTORAGENODE) $(LIBDISK) $(INTERNAL)
+$(B)/bench/%: $(B)/obj/bench/%.o $(LIBBENCH) $(LIBMEMNODE) $(LIBSTORAGENODE) $(LIBDISK) $(LIBDAEMON) \
+		$(INTERNAL)
 	$(LINK) -llmdb $(LIBS) $(DISK_LIBS) -lm
 
 tests: all $(TESTS)

@@ -8,9 +8,8 @@
 #ifndef FP_MEMNODE_SERVER_H
 #define FP_MEMNODE_SERVER_H
 
+#include "common/daemon/server.h"
 #include "memnode/extents.h"
-
-enum { FP_MEMNODE_CONNS_MAX = 4096 };
 
 typedef struct fp_memnode_config {
     const char *name;      /* for messages; copied */
@@ -41,11 +40,11 @@ void fp_memnode_close(fp_memnode *node);
 int fp_memnode_listen(fp_memnode *node, const char *uri, const fp_net_options *options,
                       const char **bound) FARPOOL_MUST_CHECK;
 
-/* The pollers' descriptors, one per transport; at most FP_EXTENT_NETS_MAX. Returns their number. */
-unsigned fp_memnode_fds(fp_memnode *node, int *fds);
+/* The pollers' descriptors, one per transport; Returns their number. */
+unsigned fp_memnode_fds(const fp_memnode *node, int fds[FP_SERVER_NETS_MAX]);
 
 /* The poller of the i-th transport: a simulated world drives the node by it (fp_sim_set_driver). */
-fp_poller *fp_memnode_poller(fp_memnode *node, unsigned i);
+fp_poller *fp_memnode_poller(const fp_memnode *node, unsigned i);
 
 /* Handles what has come in and does a little of the clearing that is due. Never waits. Returns 1
  * if there is more to do at once, 0 if the descriptors may be waited for, or a negative code if

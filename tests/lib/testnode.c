@@ -23,9 +23,9 @@ struct test_node {
 static void *serve(void *arg)
 {
     test_node *node = arg;
-    int fds[FP_EXTENT_NETS_MAX];
+    int fds[FP_SERVER_NETS_MAX];
     unsigned count = fp_memnode_fds(node->node, fds);
-    struct pollfd polls[FP_EXTENT_NETS_MAX + 1];
+    struct pollfd polls[FP_SERVER_NETS_MAX + 1];
     for (unsigned i = 0; i < count; i++)
         polls[i] = (struct pollfd){.fd = fds[i], .events = POLLIN};
     polls[count] = (struct pollfd){.fd = node->stop_fd, .events = POLLIN};
