@@ -11,6 +11,9 @@
 #include "common/error.h"
 #include "storagenode/node.h"
 
+/* Behind it segments, even small ones, have no numbers any more. */
+#define LSN_MAX (1ull << 47)
+
 /* ---- lists ----------------------------------------------------------------------------------- */
 
 void fp_requests_init(fp_requests *list)
@@ -174,7 +177,8 @@ static fp_request *note_request(fp_storagenode *node, fp_storage_client *client,
 
 static int check_open(const fp_msg *msg)
 {
-    if (!msg->bytes || msg->lsn < FP_REDO_LSN_FIRST || msg->lsn % FP_REDO_ALIGN)
+    if (!msg->bytes || msg->lsn < FP_REDO_LSN_FIRST || msg->lsn % FP_REDO_ALIGN ||
+        msg->lsn > LSN_MAX)
         return fp_error(FARPOOL_E_INVAL,
                         "WAL_OPEN of partition %" PRIu64 " from LSN %" PRIu64 ", %" PRIu64
                         " bytes: the LSN is a frame's beginning, from %llu on, and bytes are not 0",

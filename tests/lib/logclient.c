@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tests/lib/logclient.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "tests/lib/require.h"
