@@ -54,7 +54,13 @@ typedef struct fp_requests {
  *      |  WAL_OPEN          v
  *      +----------------- BROKEN      (one that was to be made goes instead)
  */
-enum fp_stored_state { FP_STORED_CLOSED, FP_STORED_OPENING, FP_STORED_OPEN, FP_STORED_CLOSING, FP_STORED_BROKEN };
+enum fp_stored_state {
+    FP_STORED_CLOSED,
+    FP_STORED_OPENING,
+    FP_STORED_OPEN,
+    FP_STORED_CLOSING,
+    FP_STORED_BROKEN
+};
 
 /* The WAL of a partition. */
 struct fp_stored {
@@ -72,7 +78,7 @@ struct fp_stored {
     fp_mem landing;
     fp_storage_client *streamer; /* the one who appends, or NULL */
     uint64_t streamer_epoch;     /* under which it opened */
-    fp_mr *mr;                   /* of landing, with the streamer's transport, as long as there is one */
+    fp_mr *mr; /* of landing, with the streamer's transport, as long as there is one */
 
     uint64_t promised; /* epoch, durable */
     fp_wal_req fence;
@@ -149,7 +155,7 @@ void fp_stored_vacate(fp_stored *log);
 void fp_stored_all_work(fp_storagenode *node);
 /* The WAL_STATE for this client. An error: it could not be opened again. */
 int fp_stored_state_get(const fp_stored *log, const fp_storage_client *client,
-                     fp_msg *answer) FARPOOL_MUST_CHECK;
+                        fp_msg *answer) FARPOOL_MUST_CHECK;
 /* Closes all that are open; waits. */
 void fp_stored_all_close(fp_storagenode *node);
 /* The disk is closed. */

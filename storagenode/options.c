@@ -45,8 +45,8 @@ enum { TABLE_COUNT = sizeof table / sizeof table[0] };
 int fp_storagenode_options_parse(int argc, char **argv, fp_storagenode_options *options)
 {
     memset(options, 0, sizeof *options);
-    int rc = fp_daemon_options_parse(argc, argv, table, TABLE_COUNT, "storagenode",
-                                     &options->daemon);
+    int rc =
+        fp_daemon_options_parse(argc, argv, table, TABLE_COUNT, "storagenode", &options->daemon);
     if (rc || options->daemon.help || options->daemon.version)
         return rc;
     if (!options->volume[0])

@@ -267,8 +267,9 @@ void fp_storage_request(void *owner, fp_server_client *from)
         handle_usage(node, client);
         break;
     case FP_MSG_PAGE_GET:
-        refuse(node, client, fp_error(FARPOOL_E_UNSUPPORTED, "%s keeps no pages, only the log",
-                                      node->server.name));
+        refuse(
+            node, client,
+            fp_error(FARPOOL_E_UNSUPPORTED, "%s keeps no pages, only the log", node->server.name));
         break;
     default:
         refuse(node, client,

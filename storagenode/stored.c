@@ -203,7 +203,8 @@ void fp_stored_all_work(fp_storagenode *node)
             close_wal(log);
     }
     for (fp_stored *log = node->logs; log; log = log->next)
-        if (log->state == FP_STORED_CLOSED && !node->closing && node->opening < FP_STORAGE_OPENING_MAX)
+        if (log->state == FP_STORED_CLOSED && !node->closing &&
+            node->opening < FP_STORAGE_OPENING_MAX)
             open_wal(log);
 }
 
@@ -281,9 +282,10 @@ static int occupy(fp_stored *log, const fp_request *request)
         fp_stored_vacate(log);
         return rc;
     }
-    fp_log(FP_LOG_INFO, "partition %" PRIu64 " epoch %" PRIu64 ": appended to by %s (%s), from %"
-           PRIu64, log->partition, request->epoch, client->at.name,
-           fp_net_conn_peer(client->at.conn), fp_wal_end(log->wal));
+    fp_log(FP_LOG_INFO,
+           "partition %" PRIu64 " epoch %" PRIu64 ": appended to by %s (%s), from %" PRIu64,
+           log->partition, request->epoch, client->at.name, fp_net_conn_peer(client->at.conn),
+           fp_wal_end(log->wal));
     return 0;
 }
 
@@ -332,8 +334,7 @@ static int try_open(fp_stored *log, const fp_request *request)
         return rc ? rc : 1;
     }
     /* Whoever has not opened it under this epoch has been told, or is about to be, that it is fenced. */
-    if (log->streamer && log->streamer != request->client &&
-        log->streamer_epoch < request->epoch)
+    if (log->streamer && log->streamer != request->client && log->streamer_epoch < request->epoch)
         fp_stored_vacate(log);
     if (!log->streamer || log->streamer == request->client)
         return occupy(log, request);

@@ -16,7 +16,7 @@ typedef struct logclient {
     fp_mr *mr;
     fp_msg msg; /* the last answer */
     uint32_t sent, answered;
-    unsigned writes; /* under way */
+    unsigned writes;  /* under way */
     int write_status; /* of the last that failed */
     int closed;       /* status of FP_NET_CLOSED */
     uint64_t partition, epoch;

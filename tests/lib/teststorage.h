@@ -41,7 +41,8 @@ typedef struct sim_storage {
 /* The number-th of this world, with an empty medium. */
 void sim_storage_open(sim_storage *s, fp_sim_world *world, unsigned number);
 void sim_storage_close(sim_storage *s);
-void sim_storage_crash(void *s);          /* a sim_storage; also for fp_sim_at */
-void sim_storage_restart(sim_storage *s); /* after a crash or not, at the same address, with what is on its medium */
+void sim_storage_crash(void *s); /* a sim_storage; also for fp_sim_at */
+void sim_storage_restart(
+    sim_storage *s); /* after a crash or not, at the same address, with what is on its medium */
 
 #endif
