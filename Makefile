@@ -67,9 +67,11 @@ objects = $(patsubst %.c,$(B)/obj/%.o,$(1))
 COMMON_SRC := $(call sources,common) $(call sources,common/net)
 LIB_SRC := $(COMMON_SRC) $(call sources,compute)
 DISK_SRC := $(call sources,common/disk)
+DAEMON_SRC := $(call sources,common/daemon)
 MEMNODE_SRC := $(filter-out memnode/main.c,$(call sources,memnode))
 MEMNODE_MAIN := $(wildcard memnode/main.c)
-STORAGENODE_SRC := $(call sources,storagenode)
+STORAGENODE_SRC := $(filter-out storagenode/main.c,$(call sources,storagenode))
+STORAGENODE_MAIN := $(wildcard storagenode/main.c)
 CLI_SRC := $(call sources,compute/cli)
 CLI_LIB_SRC := $(filter-out compute/cli/main.c,$(CLI_SRC))
 BENCH_LIB_SRC := $(call sources,bench/lib)
@@ -78,13 +80,14 @@ TEST_LIB_SRC := $(call sources,tests/lib)
 SUITES := unit conformance concurrency model fuzz integration crash
 # tests/rxe/*.c are no tests of their own: the scripts beside them run them in the VM.
 TEST_SRC := $(foreach suite,$(SUITES) rxe,$(call sources,tests/$(suite)))
-ALL_SRC := $(LIB_SRC) $(DISK_SRC) $(MEMNODE_SRC) $(MEMNODE_MAIN) $(STORAGENODE_SRC) $(CLI_SRC) $(BENCH_LIB_SRC) \
-	$(BENCH_SRC) $(TEST_LIB_SRC) $(TEST_SRC)
-HEADERS := $(wildcard include/*.h common/*.h common/net/*.h common/disk/*.h compute/*.h compute/cli/*.h \
-	memnode/*.h storagenode/*.h bench/lib/*.h tests/lib/*.h tests/*/*.h)
+ALL_SRC := $(LIB_SRC) $(DISK_SRC) $(DAEMON_SRC) $(MEMNODE_SRC) $(MEMNODE_MAIN) $(STORAGENODE_SRC) $(STORAGENODE_MAIN) \
+	$(CLI_SRC) $(BENCH_LIB_SRC) $(BENCH_SRC) $(TEST_LIB_SRC) $(TEST_SRC)
+HEADERS := $(wildcard include/*.h common/*.h common/net/*.h common/disk/*.h common/daemon/*.h compute/*.h \
+	compute/cli/*.h memnode/*.h storagenode/*.h bench/lib/*.h tests/lib/*.h tests/*/*.h)
 
 INTERNAL := $(B)/libfarpool-internal.a
 LIBDISK := $(B)/libdisk.a
+LIBDAEMON := $(B)/libdaemon.a
 LIBMEMNODE := $(B)/libmemnode.a
 LIBSTORAGENODE := $(B)/libstoragenode.a
 LIBCLI := $(B)/libcli.a
@@ -93,6 +96,7 @@ LIBBENCH := $(B)/libbench.a
 STATIC := $(B)/libfarpool.a
 SHARED := $(B)/libfarpool.so.$(VERSION)
 MEMNODE := $(if $(MEMNODE_MAIN),$(B)/farpool-memnode)
+STORAGENODE := $(if $(STORAGENODE_MAIN),$(B)/farpool-storagenode)
 CLI := $(if $(CLI_SRC),$(B)/farpool)
 TESTS := $(patsubst tests/%.c,$(B)/tests/%,$(TEST_SRC))
 BENCHES := $(patsubst bench/%.c,$(B)/bench/%,$(BENCH_SRC))
@@ -105,13 +109,13 @@ BENCHES := $(patsubst bench/%.c,$(B)/bench/%,$(BENCH_SRC))
 
 # The instrumented builds exist for the tests: programs, but nothing to install.
 ifeq ($(SAN),)
-all: $(SHARED) $(B)/libfarpool.so.$(SOMAJOR) $(B)/libfarpool.so $(STATIC) $(INTERNAL) $(MEMNODE) $(CLI)
+all: $(SHARED) $(B)/libfarpool.so.$(SOMAJOR) $(B)/libfarpool.so $(STATIC) $(INTERNAL) $(MEMNODE) $(STORAGENODE) $(CLI)
 else
-all: $(INTERNAL) $(MEMNODE) $(CLI)
+all: $(INTERNAL) $(MEMNODE) $(STORAGENODE) $(CLI)
 endif
 
 help:
-	@echo 'make all                builds library, memory node and CLI into $(B)/'
+	@echo 'make all                builds library, nodes and CLI into $(B)/'
 	@echo 'make demo               real input through memory nodes on this machine, under a minute'
 	@echo 'make test [T=SUITE[/NAME]]  every test, or one suite, or one test; under 20 minutes'
 	@echo 'make check              the quick part of the tests; under 2 minutes'
@@ -152,6 +156,7 @@ $(1): $(call objects,$(2)) $(1).list
 endef
 $(eval $(call archive,$(INTERNAL),$(LIB_SRC)))
 $(eval $(call archive,$(LIBDISK),$(DISK_SRC)))
+$(eval $(call archive,$(LIBDAEMON),$(DAEMON_SRC)))
 $(eval $(call archive,$(LIBMEMNODE),$(MEMNODE_SRC)))
 $(eval $(call archive,$(LIBSTORAGENODE),$(STORAGENODE_SRC)))
 $(eval $(call archive,$(LIBCLI),$(CLI_LIB_SRC)))
@@ -179,14 +184,17 @@ $(STATIC): $(call objects,$(LIB_SRC)) $(INTERNAL).list
 
 LINK = $(call Q,LINK)mkdir -p $(@D) && $(CC) $(ALL_LDFLAGS) -o $@ $(filter %.o %.a,$^)
 
-$(B)/farpool-memnode: $(call objects,$(MEMNODE_MAIN)) $(LIBMEMNODE) $(INTERNAL)
+$(B)/farpool-memnode: $(call objects,$(MEMNODE_MAIN)) $(LIBMEMNODE) $(LIBDAEMON) $(INTERNAL)
 	$(LINK) $(LIBS) $(MALLOC_LIBS)
+$(B)/farpool-storagenode: $(call objects,$(STORAGENODE_MAIN)) $(LIBSTORAGENODE) $(LIBDISK) $(LIBDAEMON) $(INTERNAL)
+	$(LINK) $(LIBS) $(DISK_LIBS) $(MALLOC_LIBS)
 $(B)/farpool: $(call objects,$(CLI_SRC)) $(INTERNAL)
 	$(LINK) $(LIBS) $(MALLOC_LIBS) -lm
 $(B)/tests/%: $(B)/obj/tests/%.o $(LIBTEST) $(LIBCLI) $(LIBMEMNODE) $(LIBSTORAGENODE) $(LIBDISK) \
-		$(INTERNAL)
+		$(LIBDAEMON) $(INTERNAL)
 	$(LINK) -lcmocka $(LIBS) $(DISK_LIBS) -lm
-$(B)/bench/%: $(B)/obj/bench/%.o $(LIBBENCH) $(LIBMEMNODE) $(LIBSTORAGENODE) $(LIBDISK) $(INTERNAL)
+$(B)/bench/%: $(B)/obj/bench/%.o $(LIBBENCH) $(LIBMEMNODE) $(LIBSTORAGENODE) $(LIBDISK) $(LIBDAEMON) \
+		$(INTERNAL)
 	$(LINK) -llmdb $(LIBS) $(DISK_LIBS) -lm
 
 tests: all $(TESTS)
@@ -227,7 +235,7 @@ install: all
 	$(INSTALL) -m 755 $(SHARED) $(DESTDIR)$(libdir)/
 	ln -sf $(notdir $(SHARED)) $(DESTDIR)$(libdir)/libfarpool.so.$(SOMAJOR)
 	ln -sf libfarpool.so.$(SOMAJOR) $(DESTDIR)$(libdir)/libfarpool.so
-	$(if $(MEMNODE)$(CLI),$(INSTALL) -m 755 $(MEMNODE) $(CLI) $(DESTDIR)$(bindir)/)
+	$(INSTALL) -m 755 $(MEMNODE) $(STORAGENODE) $(CLI) $(DESTDIR)$(bindir)/
 	$(INSTALL) -m 644 LICENSE $(DESTDIR)$(licensedir)/
 	sed -e 's|@prefix@|$(prefix)|' -e 's|@libdir@|$(libdir)|' -e 's|@includedir@|$(includedir)|' \
 		-e 's|@version@|$(VERSION)|' -e 's|@libs@|$(LIB_LIBS) -pthread|' \
@@ -238,7 +246,7 @@ uninstall:
 	rm -f $(DESTDIR)$(includedir)/farpool.h $(DESTDIR)$(libdir)/libfarpool.a \
 		$(DESTDIR)$(libdir)/libfarpool.so $(DESTDIR)$(libdir)/libfarpool.so.$(SOMAJOR) \
 		$(DESTDIR)$(libdir)/libfarpool.so.$(VERSION) $(DESTDIR)$(pkgconfigdir)/farpool.pc \
-		$(DESTDIR)$(bindir)/farpool-memnode $(DESTDIR)$(bindir)/farpool \
+		$(DESTDIR)$(bindir)/farpool-memnode $(DESTDIR)$(bindir)/farpool-storagenode $(DESTDIR)$(bindir)/farpool \
 		$(DESTDIR)$(licensedir)/LICENSE
 	-rmdir $(DESTDIR)$(licensedir) 2>/dev/null
 

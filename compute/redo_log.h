@@ -35,8 +35,9 @@ typedef struct fp_ring {
     /* What it had when it was opened is not the log, or ends before the log's start. The owner's line is written to
      * it behind all that was recovered; until then what it has says nothing to whoever recovers the log next. */
     bool blank;
-    _Atomic bool
-        speaks; /* it has an owner's line, which the keeper may renew: set by release, read by acquire */
+    /* It has this owner's first frame, and before it the log: now a line of his may be there, by which what it has is
+     * spilled. Set by release by the flusher, read by acquire by the keeper. */
+    _Atomic bool speaks;
     /* the keeper's: */
     uint64_t told_start, told_durable; /* what its owner's line says */
     uint64_t told_slabs;               /* the version that it has */

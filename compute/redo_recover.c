@@ -250,7 +250,6 @@ static void prepare_rings(fp_redo_log *log, const fp_survey *all)
         ring->blank = ring->posted < all->start || !all->telling;
         ring->acked = ring->blank ? 0 : ring->posted;
         ring->posted = ring->blank ? all->start : ring->posted;
-        atomic_store_explicit(&ring->speaks, !ring->blank, memory_order_relaxed);
     }
 }
 

@@ -207,7 +207,7 @@ void fp_rings_poll(fp_redo_log *log, int timeout_ms)
             atomic_store_explicit(&ring->lost, true, memory_order_relaxed);
         else if (io->lsn > ring->acked) /* they come newest first */
             ring->acked = io->lsn;
-        if (!io->status && !ring->blank)
+        if (!io->status && !ring->blank && ring->acked >= log->own)
             atomic_store_explicit(&ring->speaks, true, memory_order_release);
         fp_io_put(thread, io);
     }

@@ -33,15 +33,6 @@ enum { WAIT = 1 }; /* of grant(): it has to wait */
 
 static const char *const use_names[FP_USES] = {"slab", "log ring"};
 
-void fp_node_refuse(fp_memnode *node, fp_client *client, uint32_t request, int code)
-{
-    node->answer.type = FP_MSG_ERROR;
-    node->answer.code = code;
-    snprintf(node->answer.text, sizeof node->answer.text, "%s", farpool_errmsg());
-    fp_log(FP_LOG_DEBUG, "%s: refused: %s", fp_net_conn_peer(client->conn), node->answer.text);
-    fp_client_answer(node, client, request);
-}
-
 /* ---- grants and who uses them ---------------------------------------------------------------- */
 
 static fp_grant *find_grant(const fp_memnode *node, uint64_t partition, enum fp_use use)
@@ -89,11 +80,11 @@ static uint32_t fence(fp_memnode *node, const fp_grant *grant, const fp_client *
 {
     uint32_t cut = 0;
     fp_client *next;
-    for (fp_client *client = node->clients; client; client = next) {
-        next = client->next;
+    for (fp_client *client = fp_node_first_client(node); client; client = next) {
+        next = fp_client_next(client);
         if (client == except || attached_at(client, grant) == client->attached_count)
             continue;
-        fp_client_drop(node, client);
+        fp_server_drop(&node->server, &client->at);
         cut++;
     }
     return cut;
@@ -101,12 +92,14 @@ static uint32_t fence(fp_memnode *node, const fp_grant *grant, const fp_client *
 
 static void free_grant(fp_memnode *node, fp_grant *grant)
 {
-    for (fp_client *client = node->clients; client; client = client->next)
+    for (fp_client *client = fp_node_first_client(node); client; client = fp_client_next(client))
         detach(client, grant);
     fp_grant **link = &node->grants;
     while (*link != grant)
         link = &(*link)->next;
     *link = grant->next;
+    if (node->spill && grant->use == FP_USE_RING)
+        fp_spill_remove_ring(node->spill, grant->partition);
     free(grant->extents);
     free(grant);
 }
@@ -253,16 +246,16 @@ static int grant(fp_memnode *node, const fp_pending *ask, fp_grant **out, bool *
            "partition %" PRIu64 " epoch %" PRIu64 ": %" PRIu32 " extents of %s to %s (%s), %" PRIu32
            " connections fenced",
            target->partition, target->epoch, target->count, use_names[target->use],
-           ask->client->name, fp_net_conn_peer(ask->client->conn), cut);
+           ask->client->at.name, fp_net_conn_peer(ask->client->at.conn), cut);
     *out = target;
     return 0;
 }
 
-/* Shares a part of the list with the client and puts its keys into node->answer. That order,
+/* Shares a part of the list with the client and puts its keys into node->server.answer. That order,
  * because the answer tells the client that it may use them (rule N3). */
 static int share_extents(fp_memnode *node, fp_client *client, fp_grant *of, uint32_t first)
 {
-    fp_msg *answer = &node->answer;
+    fp_msg *answer = &node->server.answer;
     if (first >= of->count)
         return fp_error(FARPOOL_E_INVAL,
                         "extents from %" PRIu32 " asked for, but the %s has %" PRIu32, first,
@@ -271,11 +264,11 @@ static int share_extents(fp_memnode *node, fp_client *client, fp_grant *of, uint
     uint32_t left = of->count - first;
     uint32_t count = left < FP_WIRE_EXTENTS_MAX ? left : FP_WIRE_EXTENTS_MAX;
     for (uint32_t i = 0; !rc && i < count; i++) {
-        fp_mr *mr = node->extents.list[of->extents[first + i]].mrs[client->net];
+        fp_mr *mr = node->extents.list[of->extents[first + i]].mrs[client->at.net];
         if (!mr) /* see fp_extents_renew_keys */
             return fp_error(FARPOOL_E_NOMEM, "the %s lost its keys in an attempt to pass it on",
                             use_names[of->use]);
-        rc = fp_net_share(client->conn, mr);
+        rc = fp_net_share(client->at.conn, mr);
         answer->extents[i] = fp_net_rkey(mr);
     }
     answer->type = FP_MSG_EXTENTS;
@@ -289,6 +282,22 @@ static int share_extents(fp_memnode *node, fp_client *client, fp_grant *of, uint
     return rc;
 }
 
+/* A ring that is new. */
+static int spill(fp_memnode *node, const fp_grant *ring)
+{
+    if (!node->spill || ring->use != FP_USE_RING)
+        return 0;
+    void **memory = malloc(ring->count * sizeof *memory);
+    if (!memory)
+        return fp_error(FARPOOL_E_NOMEM, "the memory node has no memory for spilling a ring");
+    for (uint32_t i = 0; i < ring->count; i++)
+        memory[i] = node->extents.list[ring->extents[i]].mem.addr;
+    int rc = fp_spill_add_ring(node->spill, ring->partition, memory, ring->count,
+                               node->extents.extent_bytes);
+    free(memory);
+    return rc;
+}
+
 /* Returns false if it has to wait. Otherwise it has been answered, and the client may be gone. */
 static bool try_grant(fp_memnode *node, fp_pending ask)
 {
@@ -299,20 +308,22 @@ static bool try_grant(fp_memnode *node, fp_pending ask)
         return false;
     fp_node_forget_pending(node, ask.client);
     if (!rc) {
-        rc = share_extents(node, ask.client, granted, 0);
+        rc = fresh ? spill(node, granted) : 0;
+        if (!rc)
+            rc = share_extents(node, ask.client, granted, 0);
         if (rc && fresh)
             release(node, granted); /* who is told of an error holds nothing */
     }
     if (rc)
-        fp_node_refuse(node, ask.client, ask.request, rc);
+        fp_server_refuse(&node->server, &ask.client->at, ask.request, rc);
     else
-        fp_client_answer(node, ask.client, ask.request);
+        fp_server_answer(&node->server, &ask.client->at, ask.request);
     return true;
 }
 
 static void handle_grant(fp_memnode *node, fp_client *client)
 {
-    const fp_msg *msg = &node->request;
+    const fp_msg *msg = &node->server.request;
     fp_pending ask = {
         .client = client,
         .request = msg->request,
@@ -324,7 +335,7 @@ static void handle_grant(fp_memnode *node, fp_client *client)
     for (const fp_pending *p = node->pending; p; p = p->next) {
         if (p->client == client) {
             int rc = fp_error(FARPOOL_E_BUSY, "another GRANT of this connection is waiting");
-            fp_node_refuse(node, client, msg->request, rc);
+            fp_server_refuse(&node->server, &client->at, msg->request, rc);
             return;
         }
     }
@@ -333,7 +344,7 @@ static void handle_grant(fp_memnode *node, fp_client *client)
     fp_pending *waiting = malloc(sizeof *waiting);
     if (!waiting) {
         int rc = fp_error(FARPOOL_E_NOMEM, "the memory node has no memory for a request");
-        fp_node_refuse(node, client, msg->request, rc);
+        fp_server_refuse(&node->server, &client->at, msg->request, rc);
         return;
     }
     *waiting = ask;
@@ -375,7 +386,7 @@ void fp_node_retry_pending(fp_memnode *node)
 /* The grant that partition and epoch of the request name. */
 static int current_grant(const fp_memnode *node, fp_grant **out)
 {
-    const fp_msg *msg = &node->request;
+    const fp_msg *msg = &node->server.request;
     *out = find_grant(node, msg->partition, msg->use);
     if (!*out)
         return fp_error(FARPOOL_E_NOTFOUND, "partition %" PRIu64 " has no %s here", msg->partition,
@@ -392,11 +403,11 @@ static void handle_attach(fp_memnode *node, fp_client *client)
     fp_grant *of;
     int rc = current_grant(node, &of);
     if (!rc)
-        rc = share_extents(node, client, of, node->request.first);
+        rc = share_extents(node, client, of, node->server.request.first);
     if (rc)
-        fp_node_refuse(node, client, node->request.request, rc);
+        fp_server_refuse(&node->server, &client->at, node->server.request.request, rc);
     else
-        fp_client_answer(node, client, node->request.request);
+        fp_server_answer(&node->server, &client->at, node->server.request.request);
 }
 
 static void handle_release(fp_memnode *node, fp_client *client)
@@ -404,53 +415,38 @@ static void handle_release(fp_memnode *node, fp_client *client)
     fp_grant *of;
     int rc = current_grant(node, &of);
     if (rc) {
-        fp_node_refuse(node, client, node->request.request, rc);
+        fp_server_refuse(&node->server, &client->at, node->server.request.request, rc);
         return;
     }
     fp_log(FP_LOG_INFO, "partition %" PRIu64 " epoch %" PRIu64 ": %s released by %s", of->partition,
-           of->epoch, use_names[of->use], client->name);
-    node->answer.type = FP_MSG_RELEASE_OK;
-    node->answer.partition = of->partition;
-    node->answer.epoch = of->epoch;
+           of->epoch, use_names[of->use], client->at.name);
+    node->server.answer.type = FP_MSG_RELEASE_OK;
+    node->server.answer.partition = of->partition;
+    node->server.answer.epoch = of->epoch;
     release(node, of);
-    fp_client_answer(node, client, node->request.request);
-}
-
-static void handle_hello(fp_memnode *node, fp_client *client)
-{
-    client->greeted = true;
-    snprintf(client->name, sizeof client->name, "%s", node->request.text);
-    node->answer.type = FP_MSG_HELLO_OK;
-    node->answer.boot_id = node->boot_id;
-    snprintf(node->answer.text, sizeof node->answer.text, "%s", node->name);
-    fp_client_answer(node, client, node->request.request);
+    fp_server_answer(&node->server, &client->at, node->server.request.request);
 }
 
 static void handle_usage(fp_memnode *node, fp_client *client)
 {
     fp_memnode_usage usage;
     fp_memnode_usage_get(node, &usage);
-    node->answer.type = FP_MSG_USAGE_OK;
-    node->answer.usage.bytes_total = usage.bytes_total;
-    node->answer.usage.bytes_granted = usage.bytes_granted;
-    node->answer.usage.partitions = usage.partitions;
-    node->answer.usage.connections = usage.connections;
-    node->answer.usage.cpu_ns = usage.cpu_ns;
-    node->answer.usage.data_bytes = usage.data_bytes;
-    fp_client_answer(node, client, node->request.request);
+    node->server.answer.type = FP_MSG_USAGE_OK;
+    node->server.answer.usage.bytes_total = usage.bytes_total;
+    node->server.answer.usage.bytes_granted = usage.bytes_granted;
+    node->server.answer.usage.partitions = usage.partitions;
+    node->server.answer.usage.connections = usage.connections;
+    node->server.answer.usage.cpu_ns = usage.cpu_ns;
+    node->server.answer.usage.data_bytes = usage.data_bytes;
+    node->server.answer.usage.spill_lag = usage.spill.lag;
+    fp_server_answer(&node->server, &client->at, node->server.request.request);
 }
 
-void fp_node_request(fp_memnode *node, fp_client *client)
+void fp_node_request(void *owner, fp_server_client *from)
 {
-    if (!client->greeted && node->request.type != FP_MSG_HELLO) {
-        int rc = fp_error(FARPOOL_E_PROTO, "the first message must be HELLO");
-        fp_node_refuse(node, client, node->request.request, rc);
-        return;
-    }
-    switch (node->request.type) {
-    case FP_MSG_HELLO:
-        handle_hello(node, client);
-        break;
+    fp_memnode *node = owner;
+    fp_client *client = (fp_client *)from;
+    switch (node->server.request.type) {
     case FP_MSG_GRANT:
         handle_grant(node, client);
         break;
@@ -463,29 +459,11 @@ void fp_node_request(fp_memnode *node, fp_client *client)
     case FP_MSG_USAGE:
         handle_usage(node, client);
         break;
-    case FP_MSG_WAL_OPEN:
-    case FP_MSG_WAL_GET:
-    case FP_MSG_WAL_APPEND:
-    case FP_MSG_PAGE_GET:
-    case FP_MSG_LOG_GET:
-    case FP_MSG_WAL_FENCE: {
-        int rc =
-            fp_error(FARPOOL_E_UNSUPPORTED, "%s is a memory node, not a storage node", node->name);
-        fp_node_refuse(node, client, node->request.request, rc);
+    default: {
+        int rc = fp_error(FARPOOL_E_UNSUPPORTED, "%s is a memory node, not a storage node",
+                          node->server.name);
+        fp_server_refuse(&node->server, from, node->server.request.request, rc);
         break;
     }
-    case FP_MSG_HELLO_OK:
-    case FP_MSG_EXTENTS:
-    case FP_MSG_RELEASE_OK:
-    case FP_MSG_USAGE_OK:
-    case FP_MSG_ERROR:
-    case FP_MSG_WAL_STATE:
-    case FP_MSG_PAGE:
-    case FP_MSG_LOG:
-        /* Answers to nothing. To answer them could go on for ever. */
-        fp_log(FP_LOG_WARN, "%s: cut off: it sent an answer (type %d) to no request",
-               fp_net_conn_peer(client->conn), (int)node->request.type);
-        fp_client_drop(node, client);
-        break;
     }
 }

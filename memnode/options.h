@@ -5,21 +5,15 @@
 
 #include <stdio.h>
 
-#include "common/log.h"
-#include "memnode/node.h"
+#include "common/daemon/daemon.h"
+#include "memnode/extents.h"
 
 typedef struct fp_memnode_options {
-    char listen[FP_MEMNODE_LISTENERS_MAX][FP_NET_URI_MAX];
-    unsigned listen_count;
-    bool listen_from_file; /* the first --listen replaces those of the file */
+    fp_daemon_options daemon;
     uint64_t memory_bytes;
-    int extent_order; /* -1: chosen */
-    int numa_node;    /* -1: not bound */
-    char name[FP_WIRE_TEXT_MAX + 1];
-    enum fp_log_level log_level;
-    int ready_fd; /* -1: none */
-    char ready_file[4096];
-    bool help, version;
+    int extent_order;             /* -1: chosen */
+    int numa_node;                /* -1: not bound */
+    char storage[FP_NET_URI_MAX]; /* empty: logs are not spilled */
 } fp_memnode_options;
 
 /* Command line and the file it names. Errors: E_INVAL or E_SYS with a sentence. */

@@ -8,9 +8,9 @@
 #ifndef FP_MEMNODE_SERVER_H
 #define FP_MEMNODE_SERVER_H
 
+#include "common/daemon/server.h"
 #include "memnode/extents.h"
-
-enum { FP_MEMNODE_CONNS_MAX = 4096 };
+#include "memnode/spill.h"
 
 typedef struct fp_memnode_config {
     const char *name;      /* for messages; copied */
@@ -18,6 +18,8 @@ typedef struct fp_memnode_config {
     int extent_order;      /* log2 of slot units per extent; -1: chosen by memory_bytes */
     int numa_node;         /* -1: not bound */
     uint64_t boot_id;      /* 0: random */
+    fp_spill *
+        spill; /* log rings are given to it; closed after the node, its thread stopped before. NULL: none */
 } fp_memnode_config;
 
 typedef struct fp_memnode fp_memnode;
@@ -27,6 +29,7 @@ typedef struct fp_memnode_usage {
     uint64_t partitions, connections, pending;
     uint64_t extents, extent_bytes;
     uint64_t cpu_ns, data_bytes;
+    fp_spill_usage spill;
 } fp_memnode_usage;
 
 /* Blocks while memory is mapped and touched. Errors as fp_extents_open. */
@@ -41,11 +44,11 @@ void fp_memnode_close(fp_memnode *node);
 int fp_memnode_listen(fp_memnode *node, const char *uri, const fp_net_options *options,
                       const char **bound) FARPOOL_MUST_CHECK;
 
-/* The pollers' descriptors, one per transport; at most FP_EXTENT_NETS_MAX. Returns their number. */
-unsigned fp_memnode_fds(fp_memnode *node, int *fds);
+/* The pollers' descriptors, one per transport; Returns their number. */
+unsigned fp_memnode_fds(const fp_memnode *node, int fds[FP_SERVER_NETS_MAX]);
 
 /* The poller of the i-th transport: a simulated world drives the node by it (fp_sim_set_driver). */
-fp_poller *fp_memnode_poller(fp_memnode *node, unsigned i);
+fp_poller *fp_memnode_poller(const fp_memnode *node, unsigned i);
 
 /* Handles what has come in and does a little of the clearing that is due. Never waits. Returns 1
  * if there is more to do at once, 0 if the descriptors may be waited for, or a negative code if

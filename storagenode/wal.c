@@ -324,9 +324,33 @@ uint64_t fp_wal_landing_free(const fp_wal *wal)
     return fp_wal_floor(wal->durable) + wal->options.landing_bytes;
 }
 
+void fp_wal_set_landing(fp_wal *wal, void *landing, size_t landing_bytes)
+{
+    FP_ASSERT(wal->opened && wal->end == wal->durable);
+    FP_ASSERT(landing_bytes >= (size_t)2 * FP_WAL_BLOCK && landing_bytes % FP_WAL_BLOCK == 0);
+    uint64_t tail = fp_wal_floor(wal->end);
+    /* The next append writes this block again. */
+    memcpy((uint8_t *)landing + tail % landing_bytes,
+           (uint8_t *)wal->options.landing + tail % wal->options.landing_bytes, FP_WAL_BLOCK);
+    wal->options.landing = landing;
+    wal->options.landing_bytes = landing_bytes;
+}
+
+uint64_t fp_wal_frame_before(const fp_wal *wal, uint64_t lsn)
+{
+    uint64_t n = fp_wal_number(wal, lsn);
+    for (; n > wal->base; n--) {
+        const fp_wal_segment *segment = fp_wal_segment_of(wal, n);
+        if (segment && segment->first_frame && segment->first_frame <= lsn)
+            return segment->first_frame;
+    }
+    return wal->state.start;
+}
+
 uint64_t fp_wal_start(const fp_wal *wal) { return wal->state.start; }
 uint64_t fp_wal_end(const fp_wal *wal) { return wal->end; }
 uint64_t fp_wal_durable(const fp_wal *wal) { return wal->durable; }
 uint64_t fp_wal_epoch(const fp_wal *wal) { return wal->promise; }
 bool fp_wal_is_sealed(const fp_wal *wal) { return wal->sealed; }
+bool fp_wal_has_failed(const fp_wal *wal) { return wal->failed.status; }
 const fp_wal_damage *fp_wal_damage_found(const fp_wal *wal) { return &wal->damage; }

@@ -96,6 +96,8 @@ void fp_wal_free(fp_wal *wal);
 int fp_wal_append(fp_wal *wal, uint64_t upto, fp_wal_req *req) FARPOOL_MUST_CHECK;
 /* The highest LSN up to which bytes may be landed now. */
 uint64_t fp_wal_landing_free(const fp_wal *wal);
+/* Another landing ring, as in fp_wal_options, for a WAL whose end is durable. The one before is the caller's again. */
+void fp_wal_set_landing(fp_wal *wal, void *landing, size_t landing_bytes);
 
 /* No frame of a lower epoch is appended any more, from the call on, also after a restart once done() has said 0:
  * the promise is in the state file. E_FENCED: a higher one has been promised. */
@@ -118,6 +120,10 @@ uint64_t fp_wal_end(const fp_wal *wal);     /* of what was appended; the next ap
 uint64_t fp_wal_durable(const fp_wal *wal); /* of what is on stable media */
 uint64_t fp_wal_epoch(const fp_wal *wal);   /* promised */
 bool fp_wal_is_sealed(const fp_wal *wal);
+bool fp_wal_has_failed(const fp_wal *wal); /* for good */
+/* The highest known beginning of a frame at or below lsn, itself between start and end: not more than about a segment
+ * below it. Whoever wants to read from lsn reads from here. */
+uint64_t fp_wal_frame_before(const fp_wal *wal, uint64_t lsn);
 const fp_wal_damage *fp_wal_damage_found(const fp_wal *wal);
 
 #endif

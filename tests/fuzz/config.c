@@ -45,19 +45,20 @@ static void check_refusal(int rc)
 
 static void check_options(const fp_memnode_options *o)
 {
-    if (o->help || o->version)
+    const fp_daemon_options *d = &o->daemon;
+    if (d->help || d->version)
         return;
-    FUZZ_CHECK(o->listen_count >= 1 && o->listen_count <= FP_MEMNODE_LISTENERS_MAX);
-    for (unsigned i = 0; i < o->listen_count; i++) {
+    FUZZ_CHECK(d->listen_count >= 1 && d->listen_count <= FP_SERVER_LISTENERS_MAX);
+    for (unsigned i = 0; i < d->listen_count; i++) {
         fp_uri uri;
-        FUZZ_CHECK(!fp_uri_parse(o->listen[i], &uri));
+        FUZZ_CHECK(!fp_uri_parse(d->listen[i], &uri));
     }
     FUZZ_CHECK(o->extent_order == -1 ||
                (o->extent_order >= FP_EXTENT_ORDER_MIN && o->extent_order <= FP_EXTENT_ORDER_MAX));
     FUZZ_CHECK(o->numa_node >= -1 && o->numa_node <= 1023);
-    FUZZ_CHECK(memchr(o->name, 0, sizeof o->name) && o->name[0]);
-    FUZZ_CHECK(memchr(o->ready_file, 0, sizeof o->ready_file));
-    FUZZ_CHECK(o->log_level <= FP_LOG_DEBUG);
+    FUZZ_CHECK(memchr(d->name, 0, sizeof d->name) && d->name[0]);
+    FUZZ_CHECK(memchr(d->ready_file, 0, sizeof d->ready_file));
+    FUZZ_CHECK(d->log_level <= FP_LOG_DEBUG);
 }
 
 /* The next part of the data, as a string of its own. */

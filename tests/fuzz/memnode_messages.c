@@ -61,8 +61,8 @@ static void drive(void *arg)
 
 static fp_client *at_node(const client *c)
 {
-    for (fp_client *known = node->clients; known; known = known->next) {
-        if (c->conn && ((sim_conn *)known->conn)->peer == (sim_conn *)c->conn)
+    for (fp_client *known = fp_node_first_client(node); known; known = fp_client_next(known)) {
+        if (c->conn && ((sim_conn *)known->at.conn)->peer == (sim_conn *)c->conn)
             return known;
     }
     return NULL;
@@ -168,11 +168,11 @@ static void check_clients(void)
                 grant = grant->next;
             FUZZ_CHECK(grant);
         }
-        const sim_conn *conn = (const sim_conn *)known->conn;
+        const sim_conn *conn = (const sim_conn *)known->at.conn;
         for (size_t i = 0; i < conn->shared_count; i++)
             FUZZ_CHECK(!conn->shared[i] || memnode_reaches(node, known, conn->shared[i]));
     }
-    FUZZ_CHECK(node->client_count == open);
+    FUZZ_CHECK(node->server.client_count == open);
 }
 
 /* The one who keeps to the rules is served, and finds what it wrote. */
@@ -216,7 +216,7 @@ static int foretell_grant(const fp_msg *msg, const fp_grant *known)
 static int foretell(const fp_msg *msg, const fp_client *from)
 {
     const fp_grant *known = grant_of(msg);
-    if (!from->greeted && msg->type != FP_MSG_HELLO)
+    if (!from->at.greeted && msg->type != FP_MSG_HELLO)
         return FARPOOL_E_PROTO;
     switch (msg->type) {
     case FP_MSG_HELLO:

@@ -58,7 +58,7 @@ bool memnode_reaches(const fp_memnode *node, const fp_client *client, const fp_m
         const fp_grant *grant = client->attached[i];
         for (uint32_t k = 0; k < grant->count; k++) {
             const fp_extent_memory *extent = &node->extents.list[grant->extents[k]];
-            if (extent->mrs[client->net] == mr)
+            if (extent->mrs[client->at.net] == mr)
                 return true;
         }
     }

@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * farpool-storagenode: the process around storagenode/server.h. One thread that sleeps until a transport or the disk
+ * has something or a signal comes.
+ */
+#include <inttypes.h>
+#include <stdio.h>
+
+#include "storagenode/options.h"
+#include "storagenode/server.h"
+
+static int listen_at(void *node, const char *uri, const char **bound)
+{
+    return fp_storagenode_listen(node, uri, NULL, bound);
+}
+
+_Static_assert((int)FP_DAEMON_FDS_MAX >= (int)FP_STORAGENODE_FDS_MAX, "descriptors");
+static unsigned fds(void *node, int out[FP_DAEMON_FDS_MAX])
+{
+    return fp_storagenode_fds(node, out);
+}
+
+static int step(void *node) { return fp_storagenode_step(node); }
+
+static json_t *describe(void *node)
+{
+    fp_storagenode_usage usage;
+    fp_storagenode_usage_get(node, &usage);
+    char boot_id[17], volume_id[17];
+    snprintf(boot_id, sizeof boot_id, "%016" PRIx64, fp_storagenode_boot_id(node));
+    snprintf(volume_id, sizeof volume_id, "%016" PRIx64, fp_storagenode_volume_id(node));
+    return json_pack("{s:s, s:s, s:I}", "boot_id", boot_id, "volume_id", volume_id, "partitions",
+                     (json_int_t)usage.partitions);
+}
+
+static void log_usage(void *node)
+{
+    fp_storagenode_usage usage;
+    fp_storagenode_usage_get(node, &usage);
+    char total[32], bytes[32];
+    fp_log(FP_LOG_INFO,
+           "usage: %s of log of %" PRIu64 " partitions (%" PRIu64
+           " of them cannot be opened) on a volume of %s, %" PRIu64 " connections, %" PRIu64
+           " requests under way, %.3f s of CPU",
+           fp_config_size_text(usage.bytes_log, bytes, sizeof bytes), usage.partitions,
+           usage.broken, fp_config_size_text(usage.bytes_total, total, sizeof total),
+           usage.connections, usage.requests, (double)usage.cpu_ns / 1e9);
+}
+
+static int serve(const fp_storagenode_options *options)
+{
+    fp_storagenode_config config = {
+        .name = options->daemon.name,
+        .volume = options->volume,
+        .segment_bytes = options->segment_bytes,
+    };
+    fp_daemon daemon = {
+        .options = &options->daemon,
+        .listen = listen_at,
+        .fds = fds,
+        .step = step,
+        .describe = describe,
+        .log_usage = log_usage,
+    };
+    fp_daemon_raise_limits();
+    fp_storagenode *node;
+    int rc = fp_storagenode_open(&config, &node);
+    if (rc)
+        return fp_daemon_log_failure(rc);
+    daemon.node = node;
+    rc = fp_daemon_run(&daemon);
+    fp_storagenode_close(node);
+    return rc;
+}
+
+int main(int argc, char **argv)
+{
+    fp_log_init();
+    /* static: it is large for a stack */
+    static fp_storagenode_options options;
+    int rc = fp_storagenode_options_parse(argc, argv, &options);
+    int status =
+        fp_daemon_start("farpool-storagenode", rc, &options.daemon, fp_storagenode_options_help);
+    if (status >= 0)
+        return status;
+    return serve(&options) ? 1 : 0;
+}

@@ -1,0 +1,459 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The WAL of a partition, as the node has it.
+ *
+ * Who appends: the first to open it, until its connection breaks, somebody opens it under a higher epoch, or it opens
+ * it with no bytes. The key of the landing ring lives exactly as long: it is registered anew for each, with that one's
+ * transport only. So when the ring is passed on, nothing that the one before had posted reaches it any more: its
+ * connection is closed (N6), or its key is dead, and over verbs, where the key alone is the capability, both.
+ *
+ * What the one before has landed and not appended is overwritten. What it has appended is below `end`, where nobody
+ * writes, and is finished.
+ *
+ * A WAL that has failed for good is closed and opened again; whoever has something to ask meanwhile waits. The one who
+ * appends keeps its key; it has been told of the failure, and asks where to go on.
+ */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/error.h"
+#include "common/log.h"
+#include "storagenode/node.h"
+
+static void serve(fp_stored *log);
+
+/* ---- which there are ------------------------------------------------------------------------- */
+
+fp_stored *fp_stored_find(const fp_storagenode *node, uint64_t partition)
+{
+    fp_stored *log = node->logs;
+    while (log && log->partition != partition)
+        log = log->next;
+    return log;
+}
+
+fp_stored *fp_stored_add(fp_storagenode *node, uint64_t partition, uint64_t make_at, int *rc)
+{
+    fp_stored *log = NULL;
+    if (node->log_count >= FP_STORAGE_LOGS_MAX)
+        *rc = fp_error(FARPOOL_E_NOSPACE, "volume %s: %u partitions have a WAL here already",
+                       node->path, node->log_count);
+    else if (!(log = calloc(1, sizeof *log)))
+        *rc = fp_error(FARPOOL_E_NOMEM, "volume %s: no memory for a WAL", node->path);
+    if (!log)
+        return NULL;
+    log->node = node;
+    log->partition = partition;
+    log->make_at = make_at;
+    fp_requests_init(&log->waiting);
+    log->next = node->logs;
+    node->logs = log;
+    node->log_count++;
+    node->work = true;
+    return log;
+}
+
+static void free_log(fp_stored *log)
+{
+    fp_stored **link = &log->node->logs;
+    while (*link != log)
+        link = &(*link)->next;
+    *link = log->next;
+    log->node->log_count--;
+    fp_stored_forget_read(log);
+    fp_wal_free(log->wal);
+    fp_mem_close(&log->landing);
+    free(log);
+}
+
+/* ---- opening --------------------------------------------------------------------------------- */
+
+static void note_broken(fp_stored *log, int status)
+{
+    log->broken = status;
+    snprintf(log->reason, sizeof log->reason, "%s", farpool_errmsg());
+    fp_log(FP_LOG_ERROR, "partition %" PRIu64 ": %s (%s)", log->partition, log->reason,
+           fp_error_name(status));
+}
+
+static void report_damage(const fp_stored *log)
+{
+    static const char *const kinds[] = {
+        [FP_WAL_BAD_FRAME] = "a damaged frame",
+        [FP_WAL_BAD_HEADER] = "a damaged header",
+        [FP_WAL_CUT_FILE] = "a file that has been cut",
+        [FP_WAL_MISSING] = "a missing file",
+    };
+    const fp_wal_damage *damage = fp_wal_damage_found(log->wal);
+    if (damage->kind == FP_WAL_UNDAMAGED)
+        return;
+    fp_log(FP_LOG_ERROR,
+           "volume %s: WAL of partition %" PRIu64 " ends at LSN %" PRIu64
+           " because of %s ('%s', offset %" PRIu64 "), but had been durable up to %" PRIu64
+           "; %" PRIu64 " bytes of valid frames are behind. The next append overwrites them: "
+           "fetch them from another copy",
+           log->node->path, log->partition, damage->lsn, kinds[damage->kind], damage->file,
+           damage->offset, damage->upto, damage->behind);
+}
+
+static void opened(fp_wal_req *req)
+{
+    fp_stored *log = req->user;
+    log->node->opening--;
+    log->node->work = true; /* another may be opened now */
+    if (req->status) {
+        note_broken(log, req->status);
+        log->over = true;
+        return;
+    }
+    log->state = FP_STORED_OPEN;
+    log->make_at = 0;
+    log->promised = fp_wal_epoch(log->wal);
+    report_damage(log);
+    fp_log(FP_LOG_DEBUG, "partition %" PRIu64 ": WAL from LSN %" PRIu64 " to %" PRIu64,
+           log->partition, fp_wal_start(log->wal), fp_wal_end(log->wal));
+    serve(log);
+}
+
+static size_t landing_bytes(uint64_t frame_bytes)
+{
+    size_t bytes = (frame_bytes + 2 * FP_DISK_ALIGN - 1) / FP_DISK_ALIGN * FP_DISK_ALIGN;
+    return bytes > FP_STORAGE_LANDING_MIN ? bytes : FP_STORAGE_LANDING_MIN;
+}
+
+static void open_wal(fp_stored *log)
+{
+    fp_storagenode *node = log->node;
+    int rc = 0;
+    log->state = FP_STORED_OPENING;
+    log->req.done = opened;
+    log->req.user = log;
+    node->opening++;
+    if (!log->landing.addr)
+        rc = fp_mem_open(landing_bytes(0), FP_MEM_SHARED | FP_MEM_RESERVE, -1, &log->landing);
+    if (!rc) {
+        fp_wal_options options = {.partition = log->partition,
+                                  .landing = log->landing.addr,
+                                  .landing_bytes = log->landing.len,
+                                  .start = log->make_at,
+                                  .segment_bytes = node->segment_bytes};
+        rc = fp_wal_open(node->disk, &options, &log->req, &log->wal);
+    }
+    if (rc) {
+        log->req.status = rc;
+        opened(&log->req);
+    }
+}
+
+/* ---- closing --------------------------------------------------------------------------------- */
+
+static void closed(fp_wal_req *req)
+{
+    fp_stored *log = req->user;
+    if (req->status)
+        fp_log(FP_LOG_WARN, "closing it: %s", farpool_errmsg());
+    log->over = true;
+    log->node->work = true;
+}
+
+static void close_wal(fp_stored *log)
+{
+    log->state = FP_STORED_CLOSING;
+    log->req.done = closed;
+    log->req.user = log;
+    fp_wal_close(log->wal, &log->req);
+}
+
+static void refuse_waiting(fp_stored *log)
+{
+    fp_request *request;
+    while ((request = fp_requests_take(&log->waiting))) {
+        fp_error(log->broken, "%s", log->reason);
+        fp_request_done(request, log->broken);
+    }
+}
+
+/* It has been closed, or could not be opened. */
+static void end_wal(fp_stored *log)
+{
+    log->over = false;
+    fp_stored_forget_read(log);
+    fp_wal_free(log->wal);
+    log->wal = NULL;
+    if (log->state == FP_STORED_CLOSING) {
+        log->state = FP_STORED_CLOSED;
+        return;
+    }
+    log->state = FP_STORED_BROKEN;
+    refuse_waiting(log);
+    if (log->make_at)
+        free_log(log);
+}
+
+void fp_stored_all_work(fp_storagenode *node)
+{
+    node->work = false;
+    for (fp_stored *log = node->logs, *next; log; log = next) {
+        next = log->next;
+        if (log->over)
+            end_wal(log);
+        else if (log->state == FP_STORED_OPEN && fp_wal_has_failed(log->wal))
+            close_wal(log);
+    }
+    for (fp_stored *log = node->logs; log; log = log->next)
+        if (log->state == FP_STORED_CLOSED && !node->closing &&
+            node->opening < FP_STORAGE_OPENING_MAX)
+            open_wal(log);
+}
+
+void fp_stored_all_close(fp_storagenode *node)
+{
+    enum { WAIT_MS = 1000 };
+    unsigned open = 0;
+    for (fp_stored *log = node->logs; log; log = log->next)
+        if (log->state == FP_STORED_OPEN)
+            close_wal(log);
+    do {
+        if (fp_disk_poll(node->disk, open ? WAIT_MS : 0) < 0)
+            return;
+        open = 0;
+        for (const fp_stored *log = node->logs; log; log = log->next)
+            open += log->state == FP_STORED_CLOSING && !log->over;
+    } while (open && !node->disk->dead);
+}
+
+void fp_stored_all_free(fp_storagenode *node)
+{
+    while (node->logs) {
+        fp_stored *log = node->logs;
+        fp_request *request;
+        while ((request = fp_requests_take(&log->waiting)))
+            free(request);
+        free_log(log);
+    }
+}
+
+/* ---- who appends ----------------------------------------------------------------------------- */
+
+void fp_stored_vacate(fp_stored *log)
+{
+    if (log->mr)
+        fp_net_unregister(log->mr);
+    log->mr = NULL;
+    log->streamer = NULL;
+}
+
+/* 1: not before what has been appended is durable. */
+static int grow_landing(fp_stored *log, size_t bytes)
+{
+    fp_mem grown;
+    if (fp_wal_end(log->wal) != fp_wal_durable(log->wal))
+        return 1;
+    fp_stored_vacate(log);
+    int rc = fp_mem_open(bytes, FP_MEM_SHARED | FP_MEM_RESERVE, -1, &grown);
+    if (rc)
+        return rc;
+    fp_wal_set_landing(log->wal, grown.addr, grown.len);
+    fp_mem_close(&log->landing);
+    log->landing = grown;
+    return 0;
+}
+
+/* Makes the client the one who appends; 1 as above. */
+static int occupy(fp_stored *log, const fp_request *request)
+{
+    fp_storage_client *client = request->client;
+    size_t bytes = landing_bytes(request->bytes);
+    int rc = bytes > log->landing.len ? grow_landing(log, bytes) : 0;
+    if (rc)
+        return rc;
+    log->streamer_epoch = request->epoch;
+    if (log->streamer)
+        return 0;
+    rc = fp_net_register(log->node->server.nets[client->at.net].net, &log->landing,
+                         FP_NET_REMOTE_WRITE, &log->mr);
+    if (rc)
+        return rc;
+    log->streamer = client;
+    rc = fp_net_share(client->at.conn, log->mr);
+    if (rc) {
+        fp_stored_vacate(log);
+        return rc;
+    }
+    fp_log(FP_LOG_INFO,
+           "partition %" PRIu64 " epoch %" PRIu64 ": appended to by %s (%s), from %" PRIu64,
+           log->partition, request->epoch, client->at.name, fp_net_conn_peer(client->at.conn),
+           fp_wal_end(log->wal));
+    return 0;
+}
+
+/* ---- WAL_OPEN -------------------------------------------------------------------------------- */
+
+/* WAL_FENCE is WAL_OPEN by somebody who has no log to give. */
+static bool has_promise(const fp_request *request)
+{
+    return request->type == FP_MSG_WAL_OPEN || request->type == FP_MSG_WAL_FENCE;
+}
+
+static void fenced(fp_wal_req *req)
+{
+    fp_stored *log = req->user;
+    log->fencing = false;
+    log->node->work = true; /* the WAL may have failed meanwhile */
+    if (req->status)
+        fp_request_done(fp_requests_take(&log->waiting), req->status);
+    else
+        log->promised = fp_wal_epoch(log->wal);
+    serve(log);
+}
+
+static int check_request(const fp_stored *log, const fp_request *request)
+{
+    if (request->epoch < fp_wal_epoch(log->wal))
+        return fp_error(FARPOOL_E_FENCED,
+                        "partition %" PRIu64 " epoch %" PRIu64 ": epoch %" PRIu64
+                        " is promised on volume %s",
+                        log->partition, request->epoch, fp_wal_epoch(log->wal), log->node->path);
+    if (request->lsn > fp_wal_end(log->wal))
+        return fp_error(FARPOOL_E_NOTFOUND,
+                        "partition %" PRIu64 ": the WAL on volume %s ends at LSN %" PRIu64
+                        ", and what begins at %" PRIu64 " leaves a gap",
+                        log->partition, log->node->path, fp_wal_end(log->wal), request->lsn);
+    return 0;
+}
+
+/* The first that waits, on an open WAL. 1: it waits for something that is under way. */
+static int try_open(fp_stored *log, const fp_request *request)
+{
+    int rc = check_request(log, request);
+    if (rc)
+        return rc;
+    if (request->epoch > log->promised) {
+        if (log->streamer && log->streamer != request->client)
+            fp_stored_vacate(log);
+        log->fence.done = fenced;
+        log->fence.user = log;
+        rc = fp_wal_fence(log->wal, request->epoch, &log->fence);
+        log->fencing = !rc;
+        return rc ? rc : 1;
+    }
+    if (!request->bytes && log->streamer == request->client)
+        fp_stored_vacate(log);
+    if (!request->bytes)
+        return 0; /* it does not want to append */
+    /* Whoever has not opened it under this epoch has been told, or is about to be, that it is fenced. */
+    if (log->streamer && log->streamer != request->client && log->streamer_epoch < request->epoch)
+        fp_stored_vacate(log);
+    if (request->type == FP_MSG_WAL_OPEN && (!log->streamer || log->streamer == request->client))
+        return occupy(log, request);
+    return 0;
+}
+
+/* ---- requests -------------------------------------------------------------------------------- */
+
+static void appended(fp_wal_req *req)
+{
+    fp_request *request = req->user;
+    fp_stored *log = request->log;
+    if (req->status) {
+        fp_log(FP_LOG_WARN, "partition %" PRIu64 ": append failed: %s", log->partition,
+               farpool_errmsg());
+        log->node->work = true; /* the WAL may have failed for good */
+    }
+    fp_request_done(request, req->status);
+    serve(log); /* a WAL_OPEN may wait until all is durable */
+}
+
+static int append(fp_stored *log, fp_request *request)
+{
+    if (request->epoch < fp_wal_epoch(log->wal))
+        return fp_error(FARPOOL_E_FENCED,
+                        "partition %" PRIu64 " epoch %" PRIu64 ": epoch %" PRIu64
+                        " is promised on volume %s",
+                        log->partition, request->epoch, fp_wal_epoch(log->wal), log->node->path);
+    if (log->streamer != request->client || request->epoch != log->streamer_epoch)
+        return fp_error(FARPOOL_E_REFUSED,
+                        "partition %" PRIu64 " epoch %" PRIu64
+                        ": it is not this connection that appends: open the WAL first",
+                        log->partition, request->epoch);
+    request->wal.done = appended;
+    request->wal.user = request;
+    return fp_wal_append(log->wal, request->lsn, &request->wal);
+}
+
+/* On an open WAL; not a WAL_OPEN. */
+static void handle(fp_stored *log, fp_request *request)
+{
+    if (request->type == FP_MSG_LOG_GET) {
+        fp_stored_get(log->node, request);
+        return;
+    }
+    int rc = 0;
+    if (request->type == FP_MSG_WAL_APPEND) {
+        rc = append(log, request);
+        log->node->work = log->node->work || rc == FARPOOL_E_IO;
+        if (!rc)
+            return;
+    }
+    fp_request_done(request, rc);
+}
+
+static void serve(fp_stored *log)
+{
+    while (log->state == FP_STORED_OPEN && !log->fencing && log->waiting.first) {
+        fp_request *request = log->waiting.first;
+        int rc = 0;
+        if (request->client && has_promise(request))
+            rc = try_open(log, request);
+        if (rc > 0)
+            return;
+        if (rc == FARPOOL_E_IO && fp_wal_has_failed(log->wal)) {
+            log->node->work = true; /* it is tried again when the WAL is */
+            return;
+        }
+        fp_requests_take(&log->waiting);
+        if (!request->client || has_promise(request))
+            fp_request_done(request, rc);
+        else
+            handle(log, request);
+    }
+}
+
+void fp_stored_take(fp_stored *log, fp_request *request)
+{
+    if (log->state == FP_STORED_BROKEN && !has_promise(request)) {
+        fp_request_done(request, fp_error(log->broken, "%s", log->reason));
+        return;
+    }
+    if (log->state == FP_STORED_OPEN && !has_promise(request)) {
+        handle(log, request);
+        return;
+    }
+    if (log->state == FP_STORED_BROKEN) { /* perhaps what was wrong has been put right */
+        log->state = FP_STORED_CLOSED;
+        log->node->work = true;
+    }
+    fp_requests_add(&log->waiting, request);
+    serve(log);
+}
+
+int fp_stored_state_get(const fp_stored *log, const fp_storage_client *client, fp_msg *answer)
+{
+    if (!log->wal)
+        return fp_error(log->broken, "%s", log->reason);
+    bool streaming = log->streamer == client;
+    answer->type = FP_MSG_WAL_STATE;
+    answer->partition = log->partition;
+    answer->epoch =
+        fp_wal_epoch(log->wal); /* what is refused below, also if to note it has failed */
+    answer->wal.volume = log->node->volume_id;
+    answer->wal.start = fp_wal_start(log->wal);
+    answer->wal.end = fp_wal_end(log->wal);
+    answer->wal.durable = fp_wal_durable(log->wal);
+    answer->wal.streaming = streaming;
+    answer->wal.landing = streaming ? fp_net_rkey(log->mr) : (fp_rkey){0};
+    answer->wal.landing_free = fp_wal_landing_free(log->wal);
+    return 0;
+}
