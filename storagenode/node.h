@@ -24,7 +24,7 @@ typedef struct fp_stored fp_stored;
 /* A connection of a client. */
 typedef struct fp_storage_client {
     fp_server_client at;
-    struct fp_request *requests, **tail; /* not answered yet, in the order in which they came */
+    struct fp_request *requests, *last; /* not answered yet, in the order in which they came */
     unsigned request_count;
 } fp_storage_client;
 

@@ -42,12 +42,17 @@ fp_request *fp_requests_take(fp_requests *list)
 
 static void forget(fp_storage_client *client, const fp_request *request)
 {
-    fp_request **link = &client->requests;
-    while (*link != request)
-        link = &(*link)->next_of_client;
-    *link = request->next_of_client;
-    if (!*link)
-        client->tail = link;
+    fp_request *before = NULL;
+    if (client->requests == request) {
+        client->requests = request->next_of_client;
+    } else {
+        before = client->requests;
+        while (before->next_of_client != request)
+            before = before->next_of_client;
+        before->next_of_client = request->next_of_client;
+    }
+    if (client->last == request)
+        client->last = before;
     client->request_count--;
 }
 
@@ -66,9 +71,8 @@ static bool must_wait(const fp_request *request)
 }
 
 /* Frees the request. False: the client is gone. */
-static bool answer(fp_request *request)
+static bool answer(fp_storage_client *client, fp_request *request)
 {
-    fp_storage_client *client = request->client;
     fp_storagenode *node = request->log->node;
     int status = request->status;
     uint32_t id = request->id;
@@ -91,7 +95,7 @@ static void answer_what_can_be(fp_storage_client *client)
             request = request->next_of_client;
             continue;
         }
-        if (!answer(request))
+        if (!answer(client, request))
             return;
         request = client->requests;
     }
@@ -166,10 +170,11 @@ static fp_request *note_request(fp_storagenode *node, fp_storage_client *client,
     request->epoch = msg->epoch;
     request->bytes = msg->bytes;
     request->lsn = msg->lsn;
-    if (!client->requests)
-        client->tail = &client->requests;
-    *client->tail = request;
-    client->tail = &request->next_of_client;
+    if (client->requests)
+        client->last->next_of_client = request;
+    else
+        client->requests = request;
+    client->last = request;
     client->request_count++;
     node->requests++;
     return request;

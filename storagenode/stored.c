@@ -55,13 +55,21 @@ fp_stored *fp_stored_add(fp_storagenode *node, uint64_t partition, uint64_t make
     return log;
 }
 
+static void unlink_log(fp_storagenode *node, const fp_stored *log)
+{
+    if (node->logs == log) {
+        node->logs = log->next;
+    } else {
+        fp_stored *before = node->logs;
+        while (before->next != log)
+            before = before->next;
+        before->next = log->next;
+    }
+    node->log_count--;
+}
+
 static void free_log(fp_stored *log)
 {
-    fp_stored **link = &log->node->logs;
-    while (*link != log)
-        link = &(*link)->next;
-    *link = log->next;
-    log->node->log_count--;
     fp_stored_forget_read(log);
     fp_wal_free(log->wal);
     fp_mem_close(&log->landing);
@@ -176,7 +184,7 @@ static void refuse_waiting(fp_stored *log)
 }
 
 /* It has been closed, or could not be opened. */
-static void end_wal(fp_stored *log)
+static void end_wal(fp_storagenode *node, fp_stored *log)
 {
     log->over = false;
     fp_stored_forget_read(log);
@@ -188,8 +196,10 @@ static void end_wal(fp_stored *log)
     }
     log->state = FP_STORED_BROKEN;
     refuse_waiting(log);
-    if (log->make_at)
+    if (log->make_at) {
+        unlink_log(node, log);
         free_log(log);
+    }
 }
 
 void fp_stored_all_work(fp_storagenode *node)
@@ -198,7 +208,7 @@ void fp_stored_all_work(fp_storagenode *node)
     for (fp_stored *log = node->logs, *next; log; log = next) {
         next = log->next;
         if (log->over)
-            end_wal(log);
+            end_wal(node, log);
         else if (log->state == FP_STORED_OPEN && fp_wal_has_failed(log->wal))
             close_wal(log);
     }
@@ -226,8 +236,8 @@ void fp_stored_all_close(fp_storagenode *node)
 
 void fp_stored_all_free(fp_storagenode *node)
 {
-    while (node->logs) {
-        fp_stored *log = node->logs;
+    for (fp_stored *log = node->logs, *next; log; log = next) {
+        next = log->next;
         fp_request *request;
         while ((request = fp_requests_take(&log->waiting)))
             free(request);

@@ -17,6 +17,8 @@ static void look(logclient *c)
         if (events[i].kind == FP_NET_RECV) {
             REQUIRE(!fp_wire_decode(events[i].data, events[i].len, &c->msg));
             c->answered++;
+            if (c->msg.type == FP_MSG_WAL_STATE)
+                c->landing_free = c->msg.wal.landing_free;
         } else if (events[i].kind == FP_NET_CLOSED) {
             c->closed = events[i].status;
         } else if (events[i].kind == FP_NET_DONE && events[i].cookie) {

@@ -20,8 +20,9 @@ typedef struct logclient {
     int write_status; /* of the last that failed */
     int closed;       /* status of FP_NET_CLOSED */
     uint64_t partition, epoch;
-    uint64_t landed; /* upto; set by an answered WAL_OPEN to the WAL's end */
-    fp_rkey landing; /* " */
+    uint64_t landed;       /* upto; set by an answered WAL_OPEN to the WAL's end */
+    fp_rkey landing;       /* " */
+    uint64_t landing_free; /* of the last WAL_STATE */
 } logclient;
 
 /* Options: with the world, and the name of a node of its own, for sim; else NULL. Says HELLO. 0, or what connecting

@@ -19,24 +19,25 @@ static void choose_address(const char *scheme, char *listen, size_t size)
                  !strcmp(scheme, "verbs") ? "10.77.0.1" : "127.0.0.1");
 }
 
-void test_process_start(test_process *process, const char *uri, unsigned memory_kib)
+/* The program with one option and its value beside the address. */
+static void start(test_process *process, const char *uri, const char *program, const char *option,
+                  const char *value)
 {
-    char path[4096], listen[256], memory[32], fd[16], line[1024] = "";
+    char path[4096], listen[256], fd[16], line[1024] = "";
     const char *build = getenv("FARPOOL_BUILD");
     int fds[2];
     REQUIRE(pipe(fds) == 0);
-    snprintf(path, sizeof path, "%s/farpool-memnode", build ? build : "build");
+    snprintf(path, sizeof path, "%s/%s", build ? build : "build", program);
     if (strstr(uri, "://"))
         snprintf(listen, sizeof listen, "%s", uri);
     else
         choose_address(uri, listen, sizeof listen);
-    snprintf(memory, sizeof memory, "%uk", memory_kib);
     snprintf(fd, sizeof fd, "%d", fds[1]);
     process->pid = fork();
     REQUIRE(process->pid >= 0);
     if (!process->pid) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
-        execl(path, path, "--listen", listen, "--memory", memory, "--ready-fd", fd, "--log-level",
+        execl(path, path, "--listen", listen, option, value, "--ready-fd", fd, "--log-level",
               "error", (char *)NULL);
         perror(path);
         _exit(127);
@@ -51,6 +52,18 @@ void test_process_start(test_process *process, const char *uri, unsigned memory_
     while (bound[-1] != '"')
         bound--;
     snprintf(process->uri, sizeof process->uri, "%.*s", (int)strcspn(bound, "\""), bound);
+}
+
+void test_process_start(test_process *process, const char *uri, unsigned memory_kib)
+{
+    char memory[32];
+    snprintf(memory, sizeof memory, "%uk", memory_kib);
+    start(process, uri, "farpool-memnode", "--memory", memory);
+}
+
+void test_process_start_storage(test_process *process, const char *uri, const char *volume)
+{
+    start(process, uri, "farpool-storagenode", "--volume", volume);
 }
 
 int test_process_end(test_process *process, int signal)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A memory node as a process of its own: for tests that kill or watch it. Failures end the test with a message. */
+/* A node as a process of its own: for tests that kill or watch it. Failures end the test with a message. */
 #ifndef FP_TESTS_LIB_PROCESS_H
 #define FP_TESTS_LIB_PROCESS_H
 
@@ -15,6 +15,8 @@ typedef struct test_process {
 /* Starts $FARPOOL_BUILD/farpool-memnode and waits until it is ready. uri: where to listen; a scheme alone
  * ("tcp") stands for an address of its own choosing. It dies with the calling thread. */
 void test_process_start(test_process *process, const char *uri, unsigned memory_kib);
+/* The same with farpool-storagenode, serving that directory. */
+void test_process_start_storage(test_process *process, const char *uri, const char *volume);
 /* Sends the signal and waits for the end; what waitpid gave. */
 int test_process_end(test_process *process, int signal);
 
