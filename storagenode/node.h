@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Inside of the storage node: server.c (its life), volume.c (which volume it is), requests.c (requests and their
+/* Inside of the storage node: server.c (its life), identity.c (which volume it is), requests.c (requests and their
  * answers), stored.c (the WAL of a partition: opened, closed, who appends to it), stored_get.c (reading it). */
 #ifndef FP_STORAGENODE_NODE_H
 #define FP_STORAGENODE_NODE_H
@@ -125,7 +125,7 @@ void fp_requests_init(fp_requests *list);
 void fp_requests_add(fp_requests *list, fp_request *request);
 fp_request *fp_requests_take(fp_requests *list);
 
-/* ---- volume.c -------------------------------------------------------------------------------- */
+/* ---- identity.c -------------------------------------------------------------------------------- */
 
 /* Reads the volume's number, or makes the volume: with the number wanted, or a random one if that is 0. Adds a log for
  * each WAL that is there. Waits. */
