@@ -91,6 +91,7 @@ int page_store_close(page_store *s, bool volume)
         fp_store_close(s->store, &req);
         rc = wait_for(s, 0, &count, &req.status);
         fp_store_free(s->store);
+        s->store = NULL;
     }
     if (s->wal) {
         int closed = wal_close(s->disk, s->wal);
@@ -104,7 +105,6 @@ int page_store_close(page_store *s, bool volume)
         fp_volume_free(s->volume);
         s->volume = NULL;
     }
-    s->store = NULL;
     s->wal = NULL;
     return rc;
 }
