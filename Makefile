@@ -53,7 +53,7 @@ ALL_LDFLAGS := $(SANFLAGS) -pthread -Wl,--as-needed $(LDFLAGS)
 LIB_LIBS := -lrdmacm -libverbs -lnuma -lisal
 LIBS := $(LIB_LIBS) -ljansson
 # Not of the library, which has no disk.
-DISK_LIBS := -luring
+DISK_LIBS := -luring -lxxhash
 # Only programs link an allocator; sanitizers bring their own.
 ifeq ($(SAN),)
 MALLOC_LIBS := -Wl,--push-state,--no-as-needed -ljemalloc -Wl,--pop-state

@@ -24,6 +24,7 @@ static const char *const kind_names[FP_DISK_KINDS] = {
     [FP_DISK_UNLINK] = "unlink",
     [FP_DISK_SYNC_DIR] = "sync of the directory",
     [FP_DISK_LIST] = "list",
+    [FP_DISK_NOP] = "nothing",
 };
 
 /* ---- errors ---------------------------------------------------------------------------------- */
@@ -197,6 +198,7 @@ static int check(const fp_disk *disk, const fp_disk_req *req)
         return name_is_valid(req->name) && name_is_valid(req->new_name) ? 0 : FARPOOL_E_INVAL;
     case FP_DISK_SYNC_DIR:
     case FP_DISK_LIST:
+    case FP_DISK_NOP:
         return 0;
     case FP_DISK_READ:
     case FP_DISK_WRITE:

@@ -76,6 +76,7 @@ enum fp_disk_kind {
     FP_DISK_UNLINK,   /* name; open files stay usable */
     FP_DISK_SYNC_DIR,
     FP_DISK_LIST, /* -> names, size (their number) */
+    FP_DISK_NOP,  /* nothing: for answers that need no disk, but may not come from within a call */
     FP_DISK_KINDS,
 };
 

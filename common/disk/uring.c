@@ -170,13 +170,16 @@ static int list_names(const uring_disk *disk, fp_disk_req *req)
 
 static bool needs_a_call(const uring_disk *disk, const fp_disk_req *req)
 {
-    return req->kind == FP_DISK_LIST || (req->kind == FP_DISK_TRUNCATE && !disk->can_truncate);
+    return req->kind == FP_DISK_LIST || req->kind == FP_DISK_NOP ||
+           (req->kind == FP_DISK_TRUNCATE && !disk->can_truncate);
 }
 
 static int call(const uring_disk *disk, fp_disk_req *req)
 {
     if (req->kind == FP_DISK_LIST)
         return list_names(disk, req);
+    if (req->kind == FP_DISK_NOP)
+        return 0;
     return ftruncate(fd_of(req), (off_t)req->size) ? errno : 0;
 }
 

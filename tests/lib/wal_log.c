@@ -33,12 +33,26 @@ static void make_room(wal_log *log, size_t bytes)
     }
 }
 
+void wal_log_add(wal_log *log, uint64_t epoch, const fp_redo_build *build)
+{
+    fp_redo_frame frame = {.lsn = log->end,
+                           .epoch = epoch,
+                           .partition = log->partition,
+                           .kind = build->len ? FP_REDO_MTR : FP_REDO_OWNER,
+                           .records = build->records};
+    fp_redo_seal(&frame, fp_redo_build_crc(build), build->len);
+    make_room(log, frame.len);
+    memcpy(log->bytes + log->end, &frame, sizeof frame);
+    if (build->len)
+        memcpy(log->bytes + log->end + sizeof frame, build->bytes, build->len);
+    log->end += frame.len;
+    log->ends[log->count++] = log->end;
+}
+
 void wal_log_frame(wal_log *log, uint64_t epoch, size_t bytes, uint64_t salt)
 {
     enum { OVERHEAD = sizeof(fp_redo_frame) + sizeof(fp_redo_record) };
     fp_redo_build build = {0};
-    fp_redo_frame frame = {
-        .lsn = log->end, .epoch = epoch, .partition = log->partition, .kind = FP_REDO_OWNER};
     if (bytes > OVERHEAD) {
         size_t len = bytes - OVERHEAD;
         uint8_t *data = malloc(len);
@@ -55,16 +69,8 @@ void wal_log_frame(wal_log *log, uint64_t epoch, size_t bytes, uint64_t salt)
             order++;
         REQUIRE(!fp_redo_add(&build, FP_REDO_RANGE, log->end, order, 0, data, (uint32_t)len));
         free(data);
-        frame.kind = FP_REDO_MTR;
     }
-    frame.records = build.records;
-    fp_redo_seal(&frame, fp_redo_build_crc(&build), build.len);
-    make_room(log, frame.len);
-    memcpy(log->bytes + log->end, &frame, sizeof frame);
-    if (build.len)
-        memcpy(log->bytes + log->end + sizeof frame, build.bytes, build.len);
-    log->end += frame.len;
-    log->ends[log->count++] = log->end;
+    wal_log_add(log, epoch, &build);
     fp_redo_build_fini(&build);
 }
 

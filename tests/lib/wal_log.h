@@ -4,6 +4,7 @@
 #ifndef FP_TESTS_LIB_WAL_LOG_H
 #define FP_TESTS_LIB_WAL_LOG_H
 
+#include "common/redo.h"
 #include "storagenode/wal.h"
 
 typedef struct wal_log {
@@ -16,6 +17,8 @@ typedef struct wal_log {
 
 void wal_log_open(wal_log *log, uint64_t partition, uint64_t start);
 void wal_log_close(wal_log *log);
+/* Adds a frame with these records, or without any. */
+void wal_log_add(wal_log *log, uint64_t epoch, const fp_redo_build *build);
 /* Adds a frame of about so many bytes, which differ with `salt`. */
 void wal_log_frame(wal_log *log, uint64_t epoch, size_t bytes, uint64_t salt);
 /* Forgets frames that end behind lsn, itself a frame's end or the start. */

@@ -140,7 +140,8 @@ static void each_kind_fails_when_told_to(void **state)
     static const char *const words[FP_DISK_KINDS] = {
         "open of 'data'", "close of 'data'", "read of 'data'",        "write of 'data'",
         "allocate of",    "truncate of",     "size of 'data'",        "sync of 'data'",
-        "rename of",      "unlink of",       "sync of the directory", "list: "};
+        "rename of",      "unlink of",       "sync of the directory", "list: ",
+        "nothing"};
     for (int kind = 0; kind < FP_DISK_KINDS; kind++) {
         volume v;
         open_volume(&v, 1, NULL);
