@@ -49,7 +49,8 @@ _Static_assert(sizeof(fp_ring_owner) == FP_RING_LINE_BYTES, "owner's line");
 typedef struct fp_ring_node {
     uint32_t magic, crc;
     uint64_t partition;
-    uint64_t volume; /* of the storage node that the ring is spilled to; 0: none was heard of yet */
+    uint64_t
+        volume; /* of the storage node that the ring is spilled to; 0: there is one, but it has not been heard of */
     uint64_t spilled; /* everything below is there on stable media */
     uint8_t zero[32];
 } fp_ring_node;

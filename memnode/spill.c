@@ -118,6 +118,7 @@ int fp_spill_add_ring(fp_spill *spill, uint64_t partition, void *const *extents,
     ring->extent_count = count;
     ring->extent_bytes = extent_bytes;
     ring->moved_ns = fp_net_now_ns(spill->net);
+    fp_spill_ring_begin(ring);
     pthread_mutex_lock(&spill->lock);
     ring->number = ++spill->ring_numbers;
     ring->next = spill->rings;

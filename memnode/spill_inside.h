@@ -133,6 +133,8 @@ void fp_spill_chunks_close(fp_spill *spill);
 void fp_spill_look(fp_spill_ring *ring, uint64_t now);
 /* What the storage node says of the ring's WAL: writes the node's line. */
 void fp_spill_note(fp_spill_ring *ring, const fp_msg *msg, uint64_t now);
+/* The ring is not known to others yet: the node's line says that it is going to be spilled. */
+void fp_spill_ring_begin(fp_spill_ring *ring);
 uint64_t fp_spill_ring_lag(const fp_spill_ring *ring);
 /* What is to be asked or sent for this ring now. Returns true if a chunk was copied: there may be more. */
 bool fp_spill_ring_step(fp_spill *spill, fp_spill_ring *ring, uint64_t now);

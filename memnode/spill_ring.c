@@ -70,6 +70,14 @@ static void write_node(fp_spill_ring *ring, uint64_t volume, uint64_t spilled)
     fp_racy_copy(place(ring, FP_RING_NODE_AT), &ring->node, sizeof ring->node);
 }
 
+void fp_spill_ring_begin(fp_spill_ring *ring)
+{
+    fp_ring_node line;
+    fp_racy_copy(&line, place(ring, FP_RING_NODE_AT), sizeof line);
+    if (!fp_ring_node_is_valid(&line, ring->partition))
+        write_node(ring, 0, 0);
+}
+
 uint64_t fp_spill_ring_lag(const fp_spill_ring *ring)
 {
     if (!ring->owner.magic)

@@ -163,7 +163,7 @@ static int add_wals(fp_storagenode *node, const char *names)
     return 0;
 }
 
-int fp_volume_open(fp_storagenode *node, uint64_t wanted)
+int fp_identity_open(fp_storagenode *node, uint64_t wanted)
 {
     int rc = submit(node, FP_DISK_LIST, NULL);
     if (rc)

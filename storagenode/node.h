@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Inside of the storage node: server.c (its life), identity.c (which volume it is), requests.c (requests and their
- * answers), stored.c (the WAL of a partition: opened, closed, who appends to it), stored_get.c (reading it). */
+ * answers), stored.c (the WAL of a partition: opened, closed, who appends to it), stored_get.c (reading it), stored_pages.c (its pages). */
 #ifndef FP_STORAGENODE_NODE_H
 #define FP_STORAGENODE_NODE_H
 
 #include "common/mem.h"
 #include "common/redo.h"
 #include "storagenode/server.h"
-#include "storagenode/wal.h"
+#include "storagenode/store.h"
 
 enum {
     FP_STORAGE_LOGS_MAX = 4096,
@@ -36,9 +36,11 @@ typedef struct fp_request {
     fp_stored *log;
     enum fp_msg_type type;
     uint32_t id;
-    uint64_t epoch, bytes, lsn;
-    fp_wal_req wal; /* APPEND */
-    bool done;      /* with: */
+    uint64_t epoch, bytes, lsn, pid;
+    uint32_t offset;
+    fp_wal_req wal;    /* APPEND */
+    fp_store_req page; /* PAGE_GET */
+    bool done;         /* with: */
     int status;
     char reason[FP_WIRE_TEXT_MAX + 1];
 } fp_request;
@@ -62,6 +64,25 @@ enum fp_stored_state {
     FP_STORED_BROKEN
 };
 
+enum fp_pages_state {
+    FP_PAGES_CLOSED,
+    FP_PAGES_OPENING,
+    FP_PAGES_OPEN,
+    FP_PAGES_CLOSING,
+    FP_PAGES_BROKEN
+};
+
+typedef struct fp_pages {
+    enum fp_pages_state state;
+    fp_store *store;
+    fp_store_req req; /* opens and closes it */
+    bool over;        /* store is to be freed outside of done() */
+    int broken;       /* why: code and words */
+    char reason[512];
+    fp_requests waiting; /* while it is not open */
+    fp_store_req last;   /* what was given out last; last.page is ours */
+} fp_pages;
+
 /* The WAL of a partition. */
 struct fp_stored {
     fp_stored *next;
@@ -71,6 +92,7 @@ struct fp_stored {
     fp_wal *wal;
     fp_wal_req req;   /* opens and closes it */
     bool over;        /* that is done; wal is to be freed outside of done() */
+    bool wal_closing; /* CLOSING: its pages are closed, it is itself being closed */
     uint64_t make_at; /* the LSN at which it is made if there is none; 0: there is one */
     int broken;       /* why: code and words */
     char reason[512];
@@ -85,6 +107,7 @@ struct fp_stored {
     bool fencing;        /* fence is under way, for the first in waiting */
     fp_requests waiting; /* in order; WAL_OPEN always, others while it is not open */
     bool reading;        /* one of the readers is */
+    fp_pages pages;
 };
 
 /* Frames read for LOG_GET, so that who reads on finds the next piece here. */
@@ -106,8 +129,12 @@ struct fp_storagenode {
     int lock_fd; /* -1: simulated */
     fp_disk *disk;
     uint64_t volume_id;
-    uint64_t segment_bytes;
-    fp_disk_req setup; /* of fp_volume_open, as are: */
+    uint64_t segment_bytes, convert_bytes;
+    fp_volume *files; /* of the page stores */
+    fp_volume_req files_req;
+    bool files_open; /* or not, for the reason in files_status */
+    int files_status;
+    fp_disk_req setup; /* of fp_identity_open, as are: */
     uint8_t *setup_bytes;
     bool setup_done;
     bool closing;
@@ -129,7 +156,7 @@ fp_request *fp_requests_take(fp_requests *list);
 
 /* Reads the volume's number, or makes the volume: with the number wanted, or a random one if that is 0. Adds a log for
  * each WAL that is there. Waits. */
-int fp_volume_open(fp_storagenode *node, uint64_t wanted) FARPOOL_MUST_CHECK;
+int fp_identity_open(fp_storagenode *node, uint64_t wanted) FARPOOL_MUST_CHECK;
 
 /* ---- requests.c ------------------------------------------------------------------------------ */
 
@@ -160,6 +187,17 @@ int fp_stored_state_get(const fp_stored *log, const fp_storage_client *client,
 void fp_stored_all_close(fp_storagenode *node);
 /* The disk is closed. */
 void fp_stored_all_free(fp_storagenode *node);
+
+/* ---- stored_pages.c ----------------------------------------------------------------------------- */
+
+/* Begins to open what page stores share. */
+int fp_pages_begin(fp_storagenode *node) FARPOOL_MUST_CHECK;
+/* What must not be done from within done(): opens, closes and frees the page store. True: the WAL is to be closed, and
+ * may be. */
+bool fp_pages_work(fp_stored *log);
+void fp_pages_free(fp_stored *log);      /* the disk is closed */
+void fp_pages_end(fp_storagenode *node); /* " all of them are freed */
+void fp_pages_get(fp_request *request);
 
 /* ---- stored_get.c ------------------------------------------------------------------------------- */
 

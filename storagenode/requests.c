@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Requests and their answers. What takes a while is an fp_request until it is answered; its client may go meanwhile.
- * Requests of one client about one partition's WAL are answered in the order in which they came; LOG_GETs are apart.
+ * Requests of one client about one partition's WAL are answered in the order in which they came; LOG_GETs
+ * and PAGE_GETs are apart.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -58,7 +59,10 @@ static void forget(fp_storage_client *client, const fp_request *request)
 
 /* ---- answers --------------------------------------------------------------------------------- */
 
-static bool is_read(const fp_request *request) { return request->type == FP_MSG_LOG_GET; }
+static bool is_read(const fp_request *request)
+{
+    return request->type == FP_MSG_LOG_GET || request->type == FP_MSG_PAGE_GET;
+}
 
 static bool must_wait(const fp_request *request)
 {
@@ -170,6 +174,8 @@ static fp_request *note_request(fp_storagenode *node, fp_storage_client *client,
     request->epoch = msg->epoch;
     request->bytes = msg->bytes;
     request->lsn = msg->lsn;
+    request->pid = msg->pid;
+    request->offset = msg->offset;
     if (client->requests)
         client->last->next_of_client = request;
     else
@@ -234,7 +240,9 @@ static void handle_log(fp_storagenode *node, fp_storage_client *client)
     fp_request *request = note_request(node, client, log);
     if (!request)
         return;
-    if (is_read(request))
+    if (request->type == FP_MSG_PAGE_GET)
+        fp_pages_get(request);
+    else if (is_read(request))
         fp_stored_get(node, request);
     else
         fp_stored_take(log, request);
@@ -265,16 +273,12 @@ void fp_storage_request(void *owner, fp_server_client *from)
     case FP_MSG_WAL_GET:
     case FP_MSG_WAL_APPEND:
     case FP_MSG_LOG_GET:
+    case FP_MSG_PAGE_GET:
     case FP_MSG_WAL_FENCE:
         handle_log(node, client);
         break;
     case FP_MSG_USAGE:
         handle_usage(node, client);
-        break;
-    case FP_MSG_PAGE_GET:
-        refuse(
-            node, client,
-            fp_error(FARPOOL_E_UNSUPPORTED, "%s keeps no pages, only the log", node->server.name));
         break;
     default:
         refuse(node, client,

@@ -48,14 +48,15 @@ static int open_volume(fp_storagenode *node, const fp_storagenode_config *config
     if (!rc && !(config->disk_options && config->disk_options->medium))
         rc = lock_volume(node);
     if (!rc)
-        rc = fp_volume_open(node, config->volume_id);
-    return rc;
+        rc = fp_identity_open(node, config->volume_id);
+    return rc ? rc : fp_pages_begin(node);
 }
 
 static void free_node(fp_storagenode *node)
 {
     fp_disk_close(node->disk);
     fp_stored_all_free(node);
+    fp_pages_end(node);
     fp_stored_readers_free(node);
     if (node->lock_fd >= 0)
         close(node->lock_fd);
@@ -71,6 +72,7 @@ int fp_storagenode_open(const fp_storagenode_config *config, fp_storagenode **ou
         return fp_error(FARPOOL_E_NOMEM, "no memory for a storage node");
     node->lock_fd = -1;
     node->segment_bytes = config->segment_bytes;
+    node->convert_bytes = config->convert_bytes;
     fp_requests_init(&node->gets);
     for (unsigned i = 0; i < FP_STORAGE_READERS; i++)
         node->readers[i].node = node;

@@ -18,8 +18,9 @@ typedef struct fp_storagenode_config {
     const char *volume;                  /* a directory that exists; copied */
     const fp_disk_options *disk_options; /* NULL: as fp_disk_open; with a medium: simulated */
     uint64_t segment_bytes;              /* of WALs that are made; 0: FP_WAL_SEGMENT_BYTES */
-    uint64_t boot_id;                    /* 0: random */
-    uint64_t volume_id;                  /* of a volume that is made now; 0: random */
+    uint64_t convert_bytes; /* of log that are made pages of at a time; 0: as fp_store_options */
+    uint64_t boot_id;       /* 0: random */
+    uint64_t volume_id;     /* of a volume that is made now; 0: random */
 } fp_storagenode_config;
 
 typedef struct fp_storagenode fp_storagenode;

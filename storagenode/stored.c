@@ -48,6 +48,7 @@ fp_stored *fp_stored_add(fp_storagenode *node, uint64_t partition, uint64_t make
     log->partition = partition;
     log->make_at = make_at;
     fp_requests_init(&log->waiting);
+    fp_requests_init(&log->pages.waiting);
     log->next = node->logs;
     node->logs = log;
     node->log_count++;
@@ -71,6 +72,7 @@ static void unlink_log(fp_storagenode *node, const fp_stored *log)
 static void free_log(fp_stored *log)
 {
     fp_stored_forget_read(log);
+    fp_pages_free(log);
     fp_wal_free(log->wal);
     fp_mem_close(&log->landing);
     free(log);
@@ -122,6 +124,7 @@ static void opened(fp_wal_req *req)
     report_damage(log);
     fp_log(FP_LOG_DEBUG, "partition %" PRIu64 ": WAL from LSN %" PRIu64 " to %" PRIu64,
            log->partition, fp_wal_start(log->wal), fp_wal_end(log->wal));
+    log->node->work = true; /* its pages are to be opened */
     serve(log);
 }
 
@@ -166,9 +169,17 @@ static void closed(fp_wal_req *req)
     log->node->work = true;
 }
 
-static void close_wal(fp_stored *log)
+/* The pages are closed before. */
+static void begin_closing(fp_stored *log)
 {
     log->state = FP_STORED_CLOSING;
+    log->wal_closing = false;
+    log->node->work = true;
+}
+
+static void close_wal(fp_stored *log)
+{
+    log->wal_closing = true;
     log->req.done = closed;
     log->req.user = log;
     fp_wal_close(log->wal, &log->req);
@@ -207,9 +218,13 @@ void fp_stored_all_work(fp_storagenode *node)
     node->work = false;
     for (fp_stored *log = node->logs, *next; log; log = next) {
         next = log->next;
-        if (log->over)
+        if (log->over) {
             end_wal(node, log);
-        else if (log->state == FP_STORED_OPEN && fp_wal_has_failed(log->wal))
+            continue;
+        }
+        if (log->state == FP_STORED_OPEN && fp_wal_has_failed(log->wal))
+            begin_closing(log);
+        if (fp_pages_work(log) && !log->wal_closing)
             close_wal(log);
     }
     for (fp_stored *log = node->logs; log; log = log->next)
@@ -224,8 +239,11 @@ void fp_stored_all_close(fp_storagenode *node)
     unsigned open = 0;
     for (fp_stored *log = node->logs; log; log = log->next)
         if (log->state == FP_STORED_OPEN)
-            close_wal(log);
+            begin_closing(log);
     do {
+        for (fp_stored *log = node->logs; log; log = log->next)
+            if (!log->over && fp_pages_work(log) && !log->wal_closing)
+                close_wal(log);
         if (fp_disk_poll(node->disk, open ? WAIT_MS : 0) < 0)
             return;
         open = 0;
@@ -371,6 +389,8 @@ static void appended(fp_wal_req *req)
         fp_log(FP_LOG_WARN, "partition %" PRIu64 ": append failed: %s", log->partition,
                farpool_errmsg());
         log->node->work = true; /* the WAL may have failed for good */
+    } else if (log->pages.state == FP_PAGES_OPEN) {
+        fp_store_log_durable(log->pages.store);
     }
     fp_request_done(request, req->status);
     serve(log); /* a WAL_OPEN may wait until all is durable */

@@ -152,8 +152,10 @@ int model_commit(redo_model *m, farpool_partition *part, enum farpool_durability
     MODEL_CHECK(step.lsn || rc);
     if (step.lsn)
         push(m, &step);
-    if (!rc && durability == FARPOOL_DURABLE_MEMORY)
+    if (!rc && durability != FARPOOL_DURABLE_LATER)
         m->acked = m->count;
+    if (!rc && durability == FARPOOL_DURABLE_STORAGE)
+        m->stored = m->count;
     return rc;
 }
 
@@ -353,6 +355,6 @@ int model_take_over(redo_model *m, farpool_partition *part, farpool_btree *tree)
     MODEL_CHECK(any);
     MODEL_CHECK(found >= m->acked);
     m->base = m->now = best;
-    m->count = m->acked = 0;
+    m->count = m->acked = m->stored = 0;
     return 0;
 }

@@ -51,6 +51,7 @@ typedef struct redo_model {
     model_state base, now;
     model_step steps[MODEL_STEPS];
     unsigned count, acked; /* steps; of them acknowledged */
+    unsigned stored;       /* of them acknowledged as being on stable media */
     uint64_t *random, numbers;
     bool big; /* large changes, which fill the log */
     farpool_pid root;

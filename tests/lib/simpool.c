@@ -12,6 +12,7 @@ enum {
     EXTENT_UNITS = 1 << FP_EXTENT_ORDER_MIN,
     EXTENT_BYTES = EXTENT_UNITS * FP_EXTENT_UNIT_BYTES,
     SPACE_BYTES = 64 << 20,
+    TICK_NS = 500000,
     TRIES = 50
 };
 
@@ -21,6 +22,35 @@ static void drive(void *node)
         ;
 }
 
+static void tick(void *arg)
+{
+    sim_node *node = arg;
+    uint64_t delay = TICK_NS;
+    if (!node->lost) {
+        node->in_step = true;
+        uint64_t wanted = fp_spill_step(node->spill);
+        node->in_step = false;
+        delay = wanted < TICK_NS ? wanted : TICK_NS;
+    }
+    fp_sim_at(node->world, fp_sim_now_ns(node->world) + delay + 1000, tick, node);
+}
+
+static void open_spill(sim_node *node)
+{
+    snprintf(node->spiller, sizeof node->spiller, "%s-%llu", node->uri + strlen("sim://"),
+             (unsigned long long)node->boot_id);
+    fp_spill_config config = {.storage = node->storage,
+                              .name = node->spiller,
+                              .net = &(fp_net_options){.world = node->world,
+                                                       .node = node->spiller,
+                                                       .connect_timeout_ms = 100},
+                              .timeout_ms = 200};
+    test_must(fp_spill_open(&config, &node->spill), "opening a spiller");
+    if (!node->ticking)
+        fp_sim_at(node->world, fp_sim_now_ns(node->world) + TICK_NS, tick, node);
+    node->ticking = true;
+}
+
 static void node_open(sim_node *node)
 {
     fp_memnode_config config = {.name = node->uri + strlen("sim://"),
@@ -28,11 +58,21 @@ static void node_open(sim_node *node)
                                 .extent_order = FP_EXTENT_ORDER_MIN,
                                 .numa_node = -1,
                                 .boot_id = node->boot_id};
+    if (node->storage)
+        open_spill(node);
+    config.spill = node->spill;
     fp_net_options options = {.world = node->world};
     const char *bound;
     test_must(fp_memnode_open(&config, &node->memnode), "opening a memory node");
     test_must(fp_memnode_listen(node->memnode, node->uri, &options, &bound), "listening");
     fp_sim_set_driver(fp_memnode_poller(node->memnode, 0), drive, node);
+}
+
+static void node_close(sim_node *node)
+{
+    fp_memnode_close(node->memnode);
+    fp_spill_close(node->spill);
+    node->spill = NULL;
 }
 
 void sim_setup_open(sim_setup *s, uint64_t seed, const fp_sim_config *config, unsigned node_count,
@@ -57,7 +97,7 @@ void sim_setup_open(sim_setup *s, uint64_t seed, const fp_sim_config *config, un
 void sim_setup_close(sim_setup *s)
 {
     for (unsigned i = 0; i < s->node_count; i++)
-        fp_memnode_close(s->nodes[i].memnode);
+        node_close(&s->nodes[i]);
     fp_net_poller_close(s->clock);
     fp_net_close(s->clock_net);
     fp_sim_world_close(s->world);
@@ -118,12 +158,25 @@ void sim_node_crash(void *arg)
     sim_node *node = arg;
     node->lost = true;
     fp_sim_crash(node->world, node->uri + strlen("sim://"));
+    if (node->spill)
+        fp_sim_crash(node->world, node->spiller);
 }
 
-void sim_node_restart(sim_node *node)
+bool sim_node_restart(sim_node *node)
 {
-    fp_memnode_close(node->memnode);
+    if (node->in_step)
+        return false;
+    node_close(node);
     node->boot_id += 100;
+    node_open(node);
+    node->lost = false;
+    return true;
+}
+
+void sim_node_spill(sim_node *node, const char *storage)
+{
+    node->storage = storage;
+    node_close(node);
     node_open(node);
 }
 

@@ -16,6 +16,11 @@ typedef struct sim_node {
     unsigned extents; /* its memory */
     bool lost;        /* has crashed: what it held is gone */
     fp_sim_world *world;
+    /* With a storage node its log rings are spilled by somebody of this name in the world. */
+    const char *storage;
+    char spiller[32];
+    fp_spill *spill;
+    bool ticking, in_step;
 } sim_node;
 
 typedef struct sim_setup {
@@ -42,9 +47,13 @@ void sim_partition_open(sim_setup *s, const char *name, uint64_t epoch,
                         enum farpool_mapping mapping, farpool_pool **pool,
                         farpool_partition **partition);
 
+/* From now on the node's rings, of which it has none yet, are spilled to the storage node at this address. */
+void sim_node_spill(sim_node *node, const char *storage);
+
 void sim_pass(sim_setup *s, unsigned ms); /* lets so much of the world's time pass */
 void sim_node_crash(void *node);          /* a sim_node; also for fp_sim_at */
-void sim_node_restart(sim_node *node);    /* after a crash: empty, at the same address */
+/* After a crash: empty, at the same address. False: not just now, for its spiller is being called. */
+bool sim_node_restart(sim_node *node);
 
 /* The node that the page's slot is on, and the slot's bytes there, header first. */
 sim_node *sim_page_node(sim_setup *s, farpool_partition *partition, farpool_pid pid);

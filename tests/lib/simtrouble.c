@@ -13,10 +13,8 @@ static uint64_t draw(sim_trouble *t, uint64_t below) { return test_random(t->ran
 
 void sim_trouble_restart(sim_trouble *t, unsigned i)
 {
-    if (!t->sim->nodes[i].lost)
-        return;
-    sim_node_restart(&t->sim->nodes[i]);
-    t->sim->nodes[i].lost = false;
+    if (t->sim->nodes[i].lost)
+        (void)sim_node_restart(&t->sim->nodes[i]);
 }
 
 void sim_trouble_crash(sim_trouble *t, unsigned i)
@@ -110,7 +108,10 @@ void sim_trouble_calm(sim_trouble *t)
     fp_sim_heal(t->sim->world);
     t->cuts = 0;
     for (unsigned i = 0; i < t->sim->node_count; i++)
-        sim_trouble_restart(t, i);
+        while (t->sim->nodes[i].lost) {
+            sim_trouble_restart(t, i);
+            sim_pass(t->sim, 1);
+        }
     sim_pass(t->sim, 1500); /* nobody tries again within a second */
 }
 

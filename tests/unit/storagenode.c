@@ -404,7 +404,7 @@ static void test_refusals(void **state)
     assert_true(logclient_wait(&c, c.sent));
     assert_int_equal(c.msg.code, FARPOOL_E_NOTFOUND);
     assert_int_equal(logclient_ask(&c, (fp_msg){.type = FP_MSG_PAGE_GET, .partition = P}),
-                     FARPOOL_E_UNSUPPORTED);
+                     FARPOOL_E_NOTFOUND);
     assert_int_equal(logclient_ask(&c, (fp_msg){.type = FP_MSG_GRANT, .partition = P}),
                      FARPOOL_E_UNSUPPORTED);
     assert_true(says(&c, "is a storage node"));
