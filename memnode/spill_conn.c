@@ -1,0 +1,317 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The connection to the storage node. A request is remembered until it is answered; what an answer means for its ring
+ * stands in spill_ring.c, as far as it is not about what to ask next. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "common/error.h"
+#include "common/log.h"
+#include "common/redo.h"
+#include "memnode/spill_inside.h"
+
+enum {
+    CONNECT_FIRST_NS = 10000000,
+    CONNECT_LAST_NS = 1000000000,
+    FOLLOW_NS = 50000000, /* between questions how far another node has come */
+    EVENTS = 32,
+    ROUNDS_MAX = 8,        /* more events than can be on the way */
+    PIECE_BYTES = 1 << 20, /* of a WRITE */
+    OPS_MAX = FP_REDO_FRAME_BYTES_MAX / PIECE_BYTES + 3,
+};
+
+/* ---- connecting ------------------------------------------------------------------------------ */
+
+static void say_outage(fp_spill *spill, const char *why)
+{
+    if (!spill->outage)
+        fp_log(FP_LOG_WARN, "redo log is not spilled to %s: %s; trying again", spill->storage, why);
+    spill->outage = true;
+}
+
+static void connect_later(fp_spill *spill, uint64_t now)
+{
+    uint64_t next = spill->connect_backoff_ns * 2;
+    spill->connect_backoff_ns = !next                    ? CONNECT_FIRST_NS
+                                : next > CONNECT_LAST_NS ? CONNECT_LAST_NS
+                                                         : next;
+    spill->connect_ns = now + spill->connect_backoff_ns;
+}
+
+void fp_spill_cut(fp_spill *spill, uint64_t now, const char *why)
+{
+    say_outage(spill, why);
+    fp_net_conn_close(spill->conn);
+    spill->conn = NULL;
+    spill->greeted = false;
+    memset(spill->requests, 0, sizeof spill->requests);
+    spill->request_count = 0;
+    for (unsigned i = 0; i < FP_SPILL_CHUNKS; i++)
+        spill->chunks[i].busy = false; /* rule N6: nothing reads them any more */
+    for (fp_spill_ring *ring = spill->rings; ring; ring = ring->next) {
+        ring->phase = FP_SPILL_LOST;
+        ring->asked = 0;
+        ring->failed = false;
+    }
+    connect_later(spill, now);
+}
+
+/* Encodes spill->msg; the operation that sends it. */
+static fp_net_op message_op(fp_spill *spill)
+{
+    do
+        spill->request_number++;
+    while (!spill->request_number);
+    spill->msg.request = spill->request_number;
+    size_t len = fp_wire_encode(&spill->msg, spill->buffer, sizeof spill->buffer);
+    fp_net_op op = {.kind = FP_NET_SEND, .sge_count = 1};
+    op.sge[0] = (fp_sge){.addr = spill->buffer, .len = (uint32_t)len};
+    return op;
+}
+
+static void remember(fp_spill *spill, uint64_t ring, uint64_t now)
+{
+    fp_spill_request *request = spill->requests;
+    while (request->number)
+        request++;
+    *request = (fp_spill_request){spill->msg.request, spill->msg.type, ring};
+    if (!spill->request_count++)
+        spill->answered_ns = now;
+}
+
+static bool send_message(fp_spill *spill, uint64_t ring, uint64_t now)
+{
+    fp_net_op op = message_op(spill);
+    if (fp_net_post(spill->conn, &op, 1)) {
+        fp_spill_cut(spill, now, farpool_errmsg());
+        return false;
+    }
+    remember(spill, ring, now);
+    return true;
+}
+
+void fp_spill_connect(fp_spill *spill, uint64_t now)
+{
+    if (spill->conn || now < spill->connect_ns)
+        return;
+    pthread_mutex_lock(&spill->lock);
+    bool needed = spill->rings != NULL;
+    pthread_mutex_unlock(&spill->lock);
+    if (!needed)
+        return;
+    int rc = fp_net_connect(spill->poller, spill->storage, &spill->conn);
+    now = fp_net_now_ns(spill->net);
+    if (rc) {
+        spill->conn = NULL;
+        say_outage(spill, farpool_errmsg());
+        connect_later(spill, now);
+        return;
+    }
+    spill->msg.type = FP_MSG_HELLO;
+    snprintf(spill->msg.text, sizeof spill->msg.text, "%s", spill->name);
+    pthread_mutex_lock(&spill->lock);
+    send_message(spill, 0, now);
+    pthread_mutex_unlock(&spill->lock);
+}
+
+/* ---- asking ---------------------------------------------------------------------------------- */
+
+bool fp_spill_can_ask(const fp_spill *spill)
+{
+    return spill->greeted && spill->request_count < FP_SPILL_REQUESTS;
+}
+
+bool fp_spill_ask(fp_spill *spill, fp_spill_ring *ring, enum fp_msg_type type, uint64_t now)
+{
+    uint64_t bytes = ring->owner.log_bytes;
+    spill->msg.type = type;
+    spill->msg.partition = ring->partition;
+    spill->msg.epoch = ring->opened;
+    spill->msg.bytes = bytes < FP_REDO_FRAME_BYTES_MAX ? bytes : FP_REDO_FRAME_BYTES_MAX;
+    spill->msg.lsn = ring->owner.start;
+    if (!send_message(spill, ring->number, now))
+        return false;
+    ring->asked++;
+    return true;
+}
+
+bool fp_spill_append(fp_spill *spill, fp_spill_ring *ring, fp_spill_chunk *chunk, uint64_t upto,
+                     uint64_t now)
+{
+    fp_net_op ops[OPS_MAX];
+    size_t count = 0;
+    for (uint64_t lsn = ring->sent, bytes; lsn < upto; lsn += bytes) {
+        uint64_t at = lsn % ring->landing.len, to_end = ring->landing.len - at;
+        bytes = upto - lsn < PIECE_BYTES ? upto - lsn : PIECE_BYTES;
+        bytes = bytes < to_end ? bytes : to_end;
+        FP_ASSERT(count < OPS_MAX - 1);
+        fp_net_op *op = &ops[count++];
+        *op = (fp_net_op){.kind = FP_NET_WRITE,
+                          .remote_key = ring->landing.key,
+                          .remote_addr = ring->landing.addr + at,
+                          .sge_count = 1};
+        op->sge[0] =
+            (fp_sge){(uint8_t *)chunk->mem.addr + (lsn - ring->sent), (uint32_t)bytes, chunk->mr};
+    }
+    spill->msg.type = FP_MSG_WAL_APPEND;
+    spill->msg.partition = ring->partition;
+    spill->msg.epoch = ring->opened;
+    spill->msg.lsn = upto;
+    ops[count] = message_op(spill);
+    ops[count++].cookie = (uint64_t)(chunk - spill->chunks) + 1;
+    int rc = fp_net_post(spill->conn, ops, count);
+    if (rc == FARPOOL_E_BUSY)
+        return false; /* too much in flight: when some of it is done */
+    if (rc) {
+        fp_spill_cut(spill, now, farpool_errmsg());
+        return false;
+    }
+    chunk->busy = true;
+    remember(spill, ring->number, now);
+    ring->asked++;
+    return true;
+}
+
+/* ---- being answered -------------------------------------------------------------------------- */
+
+static fp_spill_ring *find_ring(const fp_spill *spill, uint64_t number)
+{
+    fp_spill_ring *ring = spill->rings;
+    while (ring && ring->number != number)
+        ring = ring->next;
+    return ring;
+}
+
+/* Whether the numbers can be true. */
+static bool is_sane(const fp_spill_ring *ring, const fp_msg *msg)
+{
+    if (msg->partition != ring->partition || !msg->wal.volume ||
+        msg->wal.start > msg->wal.durable || msg->wal.durable > msg->wal.end)
+        return false;
+    return !msg->wal.streaming ||
+           (msg->wal.landing.len && msg->wal.landing_free >= msg->wal.durable &&
+            msg->wal.landing_free - msg->wal.durable <= msg->wal.landing.len);
+}
+
+static void take_state(fp_spill_ring *ring, enum fp_msg_type asked, const fp_msg *msg, uint64_t now)
+{
+    fp_spill_note(ring, msg, now);
+    ring->absent = false;
+    if (asked == FP_MSG_WAL_GET) {
+        ring->opened = msg->epoch ? msg->epoch : 1;
+        ring->sent = msg->wal.end;
+        ring->phase = FP_SPILL_KNOWN;
+    } else if (asked == FP_MSG_WAL_APPEND) {
+        ring->landing_free = msg->wal.landing_free;
+        ring->failed |= !msg->wal.streaming;
+    } else if (msg->wal.streaming) {
+        ring->phase = FP_SPILL_STREAMING;
+        ring->sent = msg->wal.end;
+        ring->sent_epoch = 0;
+        ring->landing = msg->wal.landing;
+        ring->landing_free = msg->wal.landing_free;
+    } else {
+        ring->phase = FP_SPILL_FOLLOWING;
+        ring->sent = msg->wal.end;
+        ring->due_ns = now + FOLLOW_NS;
+    }
+}
+
+static void take_error(fp_spill_ring *ring, enum fp_msg_type asked, const fp_msg *msg, uint64_t now)
+{
+    if (asked == FP_MSG_WAL_GET && msg->code == FARPOOL_E_NOTFOUND) {
+        ring->opened = 1; /* to be made; a higher epoch is promised when a frame has it */
+        ring->absent = true;
+        ring->phase = FP_SPILL_KNOWN;
+    } else if (asked == FP_MSG_WAL_OPEN && msg->code == FARPOOL_E_FENCED) {
+        ring->phase = FP_SPILL_LOST; /* promised meanwhile: WAL_GET tells what that means */
+        ring->due_ns = now + FOLLOW_NS;
+    } else {
+        ring->failed = true;
+        fp_spill_hold(ring, msg->code, msg->text, now);
+    }
+}
+
+/* NULL or why the connection has to be given up. */
+static const char *take_answer(fp_spill *spill, uint64_t now)
+{
+    fp_msg *msg = &spill->msg;
+    fp_spill_request *request = spill->requests;
+    while (request < spill->requests + FP_SPILL_REQUESTS &&
+           (!request->number || request->number != msg->request))
+        request++;
+    if (request == spill->requests + FP_SPILL_REQUESTS)
+        return msg->type == FP_MSG_ERROR ? msg->text : "it has sent an answer to no request";
+    fp_spill_request asked = *request;
+    request->number = 0;
+    spill->request_count--;
+    if (asked.type == FP_MSG_HELLO) {
+        if (msg->type != FP_MSG_HELLO_OK)
+            return msg->type == FP_MSG_ERROR ? msg->text : "it has not answered HELLO";
+        spill->greeted = true;
+        fp_log(FP_LOG_INFO, "redo log is spilled to %s, %s", msg->text, spill->storage);
+        spill->outage = false;
+        return NULL;
+    }
+    if (msg->type != FP_MSG_WAL_STATE && msg->type != FP_MSG_ERROR)
+        return "it has sent something else than was asked for";
+    spill->connect_backoff_ns = 0;
+    fp_spill_ring *ring = find_ring(spill, asked.ring);
+    if (!ring)
+        return NULL; /* removed meanwhile */
+    ring->asked--;
+    if (msg->type == FP_MSG_ERROR)
+        take_error(ring, asked.type, msg, now);
+    else if (is_sane(ring, msg))
+        take_state(ring, asked.type, msg, now);
+    else
+        return "it says impossible things of a WAL";
+    return NULL;
+}
+
+static void take_event(fp_spill *spill, const fp_net_event *event, uint64_t now)
+{
+    if (!spill->conn || event->conn != spill->conn)
+        return; /* given up by an earlier event of the batch */
+    const char *why = NULL;
+    switch (event->kind) {
+    case FP_NET_DONE:
+        if (event->cookie && !event->status)
+            spill->chunks[event->cookie - 1].busy = false;
+        break; /* an error: FP_NET_CLOSED is about to come */
+    case FP_NET_RECV:
+        spill->answered_ns = now;
+        why = fp_wire_decode(event->data, event->len, &spill->msg) ? farpool_errmsg()
+                                                                   : take_answer(spill, now);
+        break;
+    case FP_NET_CLOSED:
+        why = fp_net_conn_reason(event->conn);
+        break;
+    case FP_NET_RECV_IMM:
+    case FP_NET_ACCEPTED:
+        break;
+    }
+    if (why) {
+        char text[FP_WIRE_TEXT_MAX + 1]; /* it may be the connection's own */
+        snprintf(text, sizeof text, "%s", why);
+        fp_spill_cut(spill, now, text);
+    }
+}
+
+void fp_spill_poll(fp_spill *spill, uint64_t now)
+{
+    fp_net_event events[EVENTS];
+    for (int round = 0; round < ROUNDS_MAX; round++) {
+        int n = fp_net_poll(spill->poller, events, EVENTS, 0);
+        pthread_mutex_lock(&spill->lock);
+        for (int i = 0; i < n; i++)
+            take_event(spill, &events[i], now);
+        if (n < 0 && spill->conn)
+            fp_spill_cut(spill, now, farpool_errmsg());
+        if (spill->request_count && now - spill->answered_ns > spill->timeout_ns)
+            fp_spill_cut(spill, now, "it owes an answer for too long");
+        pthread_mutex_unlock(&spill->lock);
+        if (n <= 0)
+            return;
+    }
+}
