@@ -98,6 +98,8 @@ static void free_grant(fp_memnode *node, fp_grant *grant)
     while (*link != grant)
         link = &(*link)->next;
     *link = grant->next;
+    if (node->spill && grant->use == FP_USE_RING)
+        fp_spill_remove_ring(node->spill, grant->partition);
     free(grant->extents);
     free(grant);
 }
@@ -280,6 +282,22 @@ static int share_extents(fp_memnode *node, fp_client *client, fp_grant *of, uint
     return rc;
 }
 
+/* A ring that is new. */
+static int spill(fp_memnode *node, const fp_grant *ring)
+{
+    if (!node->spill || ring->use != FP_USE_RING)
+        return 0;
+    void **memory = malloc(ring->count * sizeof *memory);
+    if (!memory)
+        return fp_error(FARPOOL_E_NOMEM, "the memory node has no memory for spilling a ring");
+    for (uint32_t i = 0; i < ring->count; i++)
+        memory[i] = node->extents.list[ring->extents[i]].mem.addr;
+    int rc = fp_spill_add_ring(node->spill, ring->partition, memory, ring->count,
+                               node->extents.extent_bytes);
+    free(memory);
+    return rc;
+}
+
 /* Returns false if it has to wait. Otherwise it has been answered, and the client may be gone. */
 static bool try_grant(fp_memnode *node, fp_pending ask)
 {
@@ -290,7 +308,9 @@ static bool try_grant(fp_memnode *node, fp_pending ask)
         return false;
     fp_node_forget_pending(node, ask.client);
     if (!rc) {
-        rc = share_extents(node, ask.client, granted, 0);
+        rc = fresh ? spill(node, granted) : 0;
+        if (!rc)
+            rc = share_extents(node, ask.client, granted, 0);
         if (rc && fresh)
             release(node, granted); /* who is told of an error holds nothing */
     }
@@ -418,6 +438,7 @@ static void handle_usage(fp_memnode *node, fp_client *client)
     node->server.answer.usage.connections = usage.connections;
     node->server.answer.usage.cpu_ns = usage.cpu_ns;
     node->server.answer.usage.data_bytes = usage.data_bytes;
+    node->server.answer.usage.spill_lag = usage.spill.lag;
     fp_server_answer(&node->server, &client->at, node->server.request.request);
 }
 

@@ -1,13 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * farpool-memnode: the process around memnode/server.h. One thread that sleeps until a transport has something or a
- * signal comes; it has no part in page reads and writes.
+ * signal comes, and with --storage another one, the spiller's (memnode/spill.h); neither has a part in page reads and
+ * writes.
  */
 #include <inttypes.h>
 #include <stdio.h>
 
 #include "memnode/options.h"
 #include "memnode/server.h"
+
+enum {
+    STORAGE_CONNECT_MS = 1000
+}; /* for so long, at most, ending the node waits for the spiller */
 
 static int listen_at(void *node, const char *uri, const char **bound)
 {
@@ -33,24 +38,28 @@ static void log_usage(void *node)
 {
     fp_memnode_usage usage;
     fp_memnode_usage_get(node, &usage);
-    char total[32], granted[32], clearing[32], lost[32];
+    char total[32], granted[32], clearing[32], lost[32], lag[32];
     fp_log(FP_LOG_INFO,
            "usage: %s granted of %s to %" PRIu64 " partitions, %s being cleared, %s lost, %" PRIu64
-           " connections, %" PRIu64 " requests waiting, %.3f s of CPU",
+           " connections, %" PRIu64
+           " requests waiting, %.3f s of CPU, %s of redo log not spilled (%" PRIu64
+           " rings cannot be)",
            fp_config_size_text(usage.bytes_granted, granted, sizeof granted),
            fp_config_size_text(usage.bytes_total, total, sizeof total), usage.partitions,
            fp_config_size_text(usage.bytes_clearing, clearing, sizeof clearing),
            fp_config_size_text(usage.bytes_lost, lost, sizeof lost), usage.connections,
-           usage.pending, (double)usage.cpu_ns / 1e9);
+           usage.pending, (double)usage.cpu_ns / 1e9,
+           fp_config_size_text(usage.spill.lag, lag, sizeof lag), usage.spill.gaps);
 }
 
-static int serve(const fp_memnode_options *options)
+static int serve(const fp_memnode_options *options, fp_spill *spill)
 {
     fp_memnode_config config = {
         .name = options->daemon.name,
         .memory_bytes = options->memory_bytes,
         .extent_order = options->extent_order,
         .numa_node = options->numa_node,
+        .spill = spill,
     };
     fp_daemon daemon = {
         .options = &options->daemon,
@@ -60,14 +69,36 @@ static int serve(const fp_memnode_options *options)
         .describe = describe,
         .log_usage = log_usage,
     };
-    fp_daemon_raise_limits();
     fp_memnode *node;
     int rc = fp_memnode_open(&config, &node);
     if (rc)
         return fp_daemon_log_failure(rc);
     daemon.node = node;
+    rc = spill ? fp_spill_start(spill) : 0;
+    if (rc) {
+        fp_daemon_log_failure(rc);
+        goto out;
+    }
     rc = fp_daemon_run(&daemon);
+    if (spill)
+        fp_spill_stop(spill); /* it reads and writes the node's memory */
+out:
     fp_memnode_close(node);
+    return rc;
+}
+
+static int run(const fp_memnode_options *options)
+{
+    fp_spill_config config = {.storage = options->storage,
+                              .name = options->daemon.name,
+                              .net = &(fp_net_options){.connect_timeout_ms = STORAGE_CONNECT_MS}};
+    fp_spill *spill = NULL;
+    fp_daemon_raise_limits();
+    int rc = options->storage[0] ? fp_spill_open(&config, &spill) : 0;
+    if (rc)
+        return fp_daemon_log_failure(rc);
+    rc = serve(options, spill);
+    fp_spill_close(spill);
     return rc;
 }
 
@@ -80,5 +111,5 @@ int main(int argc, char **argv)
     int status = fp_daemon_start("farpool-memnode", rc, &options.daemon, fp_memnode_options_help);
     if (status >= 0)
         return status;
-    return serve(&options) ? 1 : 0;
+    return run(&options) ? 1 : 0;
 }

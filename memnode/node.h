@@ -38,6 +38,7 @@ typedef struct fp_pending {
 struct fp_memnode {
     fp_server server; /* its clients are fp_client */
     fp_extents extents;
+    fp_spill *spill; /* NULL: none */
     fp_grant *grants;
     fp_epochs released;
     fp_pending *pending, **pending_tail;

@@ -34,6 +34,20 @@ static int set_numa_node(void *target, const char *value)
     return rc;
 }
 
+static int set_storage(void *target, const char *value)
+{
+    fp_memnode_options *o = target;
+    fp_uri parsed;
+    int rc = fp_uri_parse(value, &parsed);
+    if (rc)
+        return rc;
+    if (strcmp(parsed.scheme, "verbs") != 0 && strcmp(parsed.scheme, "tcp") != 0 &&
+        strcmp(parsed.scheme, "shm") != 0)
+        return fp_error(FARPOOL_E_INVAL, "'%.200s': unknown transport (verbs, tcp, shm)", value);
+    strcpy(o->storage, value); /* its length was checked by fp_uri_parse */
+    return 0;
+}
+
 static const fp_option table[] = {
     FP_DAEMON_OPTION_LISTEN,
     {"memory", "SIZE",
@@ -45,6 +59,10 @@ static const fp_option table[] = {
      set_extent_units, false},
     {"numa-node", "N", "take the memory from this NUMA node; default: anywhere", set_numa_node,
      false},
+    {"storage", "URI",
+     "storage node to which the redo log of each log ring here is spilled;\n"
+     "default: none, and logs are not spilled",
+     set_storage, false},
     FP_DAEMON_OPTIONS,
 };
 enum { TABLE_COUNT = sizeof table / sizeof table[0] };

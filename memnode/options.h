@@ -11,8 +11,9 @@
 typedef struct fp_memnode_options {
     fp_daemon_options daemon;
     uint64_t memory_bytes;
-    int extent_order; /* -1: chosen */
-    int numa_node;    /* -1: not bound */
+    int extent_order;             /* -1: chosen */
+    int numa_node;                /* -1: not bound */
+    char storage[FP_NET_URI_MAX]; /* empty: logs are not spilled */
 } fp_memnode_options;
 
 /* Command line and the file it names. Errors: E_INVAL or E_SYS with a sentence. */

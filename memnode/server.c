@@ -42,6 +42,7 @@ int fp_memnode_open(const fp_memnode_config *config, fp_memnode **out)
     if (!node)
         return fp_error(FARPOOL_E_NOMEM, "no memory for a memory node");
     node->pending_tail = &node->pending;
+    node->spill = config->spill;
     int rc = fp_server_open(&node->server, &ops, node, config->name, config->boot_id);
     if (!rc)
         rc = fp_extents_open(config->memory_bytes, config->extent_order, config->numa_node,
@@ -106,6 +107,8 @@ void fp_memnode_usage_get(const fp_memnode *node, fp_memnode_usage *usage)
         .extent_bytes = extents->extent_bytes,
         .data_bytes = fp_server_data_bytes(&node->server),
     };
+    if (node->spill)
+        fp_spill_usage_get(node->spill, &usage->spill);
     uint32_t granted = 0;
     for (const fp_grant *grant = node->grants; grant; grant = grant->next) {
         granted += grant->count;

@@ -10,6 +10,7 @@
 
 #include "common/daemon/server.h"
 #include "memnode/extents.h"
+#include "memnode/spill.h"
 
 typedef struct fp_memnode_config {
     const char *name;      /* for messages; copied */
@@ -17,6 +18,8 @@ typedef struct fp_memnode_config {
     int extent_order;      /* log2 of slot units per extent; -1: chosen by memory_bytes */
     int numa_node;         /* -1: not bound */
     uint64_t boot_id;      /* 0: random */
+    fp_spill *
+        spill; /* log rings are given to it; closed after the node, its thread stopped before. NULL: none */
 } fp_memnode_config;
 
 typedef struct fp_memnode fp_memnode;
@@ -26,6 +29,7 @@ typedef struct fp_memnode_usage {
     uint64_t partitions, connections, pending;
     uint64_t extents, extent_bytes;
     uint64_t cpu_ns, data_bytes;
+    fp_spill_usage spill;
 } fp_memnode_usage;
 
 /* Blocks while memory is mapped and touched. Errors as fp_extents_open. */
