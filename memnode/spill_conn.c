@@ -169,6 +169,7 @@ bool fp_spill_append(fp_spill *spill, fp_spill_ring *ring, fp_spill_chunk *chunk
     chunk->busy = true;
     remember(spill, ring->number, now);
     ring->asked++;
+    ring->sent_ns = now;
     return true;
 }
 
@@ -210,9 +211,9 @@ static void take_state(fp_spill_ring *ring, enum fp_msg_type asked, const fp_msg
         ring->sent_epoch = 0;
         ring->landing = msg->wal.landing;
         ring->landing_free = msg->wal.landing_free;
+        ring->sent_ns = now;
     } else {
         ring->phase = FP_SPILL_FOLLOWING;
-        ring->sent = msg->wal.end;
         ring->due_ns = now + FOLLOW_NS;
     }
 }
@@ -223,8 +224,12 @@ static void take_error(fp_spill_ring *ring, enum fp_msg_type asked, const fp_msg
         ring->opened = 1; /* to be made; a higher epoch is promised when a frame has it */
         ring->absent = true;
         ring->phase = FP_SPILL_KNOWN;
-    } else if (asked == FP_MSG_WAL_OPEN && msg->code == FARPOOL_E_FENCED) {
-        ring->phase = FP_SPILL_LOST; /* promised meanwhile: WAL_GET tells what that means */
+    } else if (msg->code == FARPOOL_E_BUSY || msg->code == FARPOOL_E_RETRY) {
+        ring->failed = true; /* it is opening the WAL */
+        ring->due_ns = now + FOLLOW_NS;
+    } else if (asked == FP_MSG_WAL_OPEN &&
+               (msg->code == FARPOOL_E_FENCED || msg->code == FARPOOL_E_NOTFOUND)) {
+        ring->phase = FP_SPILL_LOST; /* what WAL_GET said is not true any more */
         ring->due_ns = now + FOLLOW_NS;
     } else {
         ring->failed = true;

@@ -32,7 +32,7 @@ enum {
 enum fp_spill_phase {
     FP_SPILL_LOST,      /* nothing is known of the WAL: WAL_GET is next */
     FP_SPILL_KNOWN,     /* its promise is: WAL_OPEN is next */
-    FP_SPILL_STREAMING, /* we are the one who appends */
+    FP_SPILL_STREAMING, /* we are the one who appends; WAL_GET gives that up */
     FP_SPILL_FOLLOWING, /* another node appends the same log: WAL_OPEN now and then says how far it is */
 };
 
@@ -56,11 +56,13 @@ typedef struct fp_spill_ring {
     uint64_t opened; /* epoch of our WAL_OPEN, and the highest that a frame we append may have */
     uint64_t sent;   /* STREAMING: appended up to here, perhaps not answered */
     uint64_t sent_epoch; /* of the last frame before it that we sent; 0: none */
+    uint64_t sent_ns;    /* when something was, or that became possible, last */
     fp_rkey landing;
     uint64_t landing_free;
 
     int said;            /* the failure that the log has been told; 0: none */
     bool gap;            /* the WAL ends before our log begins */
+    uint64_t gap_lsn;    /* where it ended when that seemed so; 0: it did not */
     uint64_t moved_ns;   /* when spilled rose, or there was nothing to spill, last */
     uint64_t flowing_ns; /* when the owner's durable rose last */
 } fp_spill_ring;

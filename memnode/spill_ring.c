@@ -25,8 +25,10 @@
 enum {
     BACKOFF_FIRST_NS = 50000000,
     BACKOFF_LAST_NS = 1000000000,
-    AGAIN_NS = 50000000, /* until what another node has appended is asked for anew */
-    PARTLY_NS = 1000000, /* and one more for each byte of a frame that is here in part */
+    AGAIN_NS = 50000000,     /* until what another node has appended is asked for anew */
+    GIVE_UP_NS = 1000000000, /* nothing could be appended for so long */
+    LEAVE_NS = 200000000,    /* then others, who ask every AGAIN_NS, come first */
+    PARTLY_NS = 1000000,     /* and one more for each byte of a frame that is here in part */
 };
 
 /* ---- the ring's memory ----------------------------------------------------------------------- */
@@ -259,20 +261,25 @@ static bool send_chunk(fp_spill *spill, fp_spill_ring *ring, uint64_t now)
 
 /* ---- what is asked --------------------------------------------------------------------------- */
 
-/* Whether the WAL cannot take our log, for what is between is not here any more. */
+/* Whether the WAL cannot take our log, for what is between is not here any more. Not believed at first: the WAL may
+ * have grown by another node's appends since it was asked about, and the owner have heard of that before us. */
 static bool is_gap(fp_spill_ring *ring, uint64_t now)
 {
     if (ring->absent)
         ring->sent = ring->owner.start;
-    ring->gap = ring->sent < ring->owner.start;
-    if (ring->gap) {
-        ring->phase = FP_SPILL_LOST;
+    bool gap = ring->sent < ring->owner.start;
+    ring->gap = gap && ring->gap_lsn == ring->sent;
+    ring->gap_lsn = gap ? ring->sent : 0;
+    if (ring->gap)
         fp_spill_hold(ring, FARPOOL_E_NOTFOUND,
                       "the storage node's copy ends there, and the ring has only what is behind; "
                       "give it another copy of the WAL",
                       now);
-    }
-    return ring->gap;
+    else if (gap)
+        ring->due_ns = now + AGAIN_NS;
+    if (gap)
+        ring->phase = FP_SPILL_LOST;
+    return gap;
 }
 
 static bool is_fenced(fp_spill_ring *ring, uint64_t now)
@@ -285,9 +292,21 @@ static bool is_fenced(fp_spill_ring *ring, uint64_t now)
     return true;
 }
 
+/* Whether somebody else should append: for long there was nothing here that could be. A ring that its owner has lost
+ * stays as it is, and must not keep out the nodes that have more. */
+static bool give_up(fp_spill *spill, fp_spill_ring *ring, uint64_t now)
+{
+    if (ring->asked || now - ring->sent_ns < GIVE_UP_NS)
+        return false;
+    ring->phase = FP_SPILL_LOST;
+    fp_spill_ask(spill, ring, FP_MSG_WAL_GET, now);
+    ring->due_ns = now + LEAVE_NS;
+    return true;
+}
+
 static bool stream(fp_spill *spill, fp_spill_ring *ring, uint64_t now)
 {
-    if (is_gap(ring, now))
+    if (give_up(spill, ring, now) || !fp_spill_ring_lag(ring) || is_gap(ring, now))
         return false;
     if (ring->sent < ring->owner.durable)
         return send_chunk(spill, ring, now);
@@ -300,7 +319,9 @@ static bool stream(fp_spill *spill, fp_spill_ring *ring, uint64_t now)
 
 bool fp_spill_ring_step(fp_spill *spill, fp_spill_ring *ring, uint64_t now)
 {
-    bool wanted = fp_spill_ring_lag(ring);
+    /* Also what its owner does not need any more: our line should say what is. An owner may wait for it to hear which
+     * volume it is. */
+    bool wanted = !ring->node.magic || ring->node.spilled < ring->owner.durable;
     if (!ring->owner.magic || now < ring->due_ns || !fp_spill_can_ask(spill) ||
         (ring->asked && (ring->phase != FP_SPILL_STREAMING || ring->failed)))
         return false;
@@ -308,20 +329,25 @@ bool fp_spill_ring_step(fp_spill *spill, fp_spill_ring *ring, uint64_t now)
         ring->phase = FP_SPILL_LOST;
     ring->failed = false;
     switch (ring->phase) {
-    case FP_SPILL_LOST: /* an owner may wait to hear which volume it is */
-        if (wanted || !ring->node.magic)
+    case FP_SPILL_LOST:
+        if (wanted)
             fp_spill_ask(spill, ring, FP_MSG_WAL_GET, now);
         return false;
     case FP_SPILL_KNOWN:
-        if (wanted && !is_fenced(ring, now) && !is_gap(ring, now))
+        if (!fp_spill_ring_lag(ring) && !ring->absent) {
+            ring->phase =
+                FP_SPILL_LOST; /* it will not be true any more when there is something to send */
+            ring->due_ns = wanted ? now + AGAIN_NS : 0;
+        } else if (fp_spill_ring_lag(ring) && !is_fenced(ring, now) && !is_gap(ring, now)) {
             fp_spill_ask(spill, ring, FP_MSG_WAL_OPEN, now);
+        }
         return false;
     case FP_SPILL_FOLLOWING:
-        if (wanted && !is_gap(ring, now))
+        if (wanted)
             fp_spill_ask(spill, ring, FP_MSG_WAL_OPEN, now);
         return false;
     case FP_SPILL_STREAMING:
-        return wanted && stream(spill, ring, now);
+        return stream(spill, ring, now);
     }
     return false;
 }
