@@ -110,6 +110,7 @@ void fp_spill_hold(fp_spill_ring *ring, int code, const char *why, uint64_t now)
 void fp_spill_note(fp_spill_ring *ring, const fp_msg *msg, uint64_t now)
 {
     const fp_ring_node *node = &ring->node;
+    ring->gap = ring->gap && msg->wal.end < ring->owner.start;
     bool same = node->magic && node->volume == msg->wal.volume;
     if (same && node->spilled == msg->wal.durable)
         return;

@@ -391,6 +391,8 @@ static void handle(fp_stored *log, fp_request *request)
         return;
     }
     int rc = 0;
+    if (request->type == FP_MSG_WAL_GET && log->streamer == request->client)
+        fp_stored_vacate(log);
     if (request->type == FP_MSG_WAL_APPEND) {
         rc = append(log, request);
         log->node->work = log->node->work || rc == FARPOOL_E_IO;

@@ -133,10 +133,12 @@ bool local_is(uint8_t byte)
     return true;
 }
 
-int setup(void **state)
+int setup(void **state) { return setup_spilling(state, NULL); }
+
+int setup_spilling(void **state, struct fp_spill *spill)
 {
     (void)state;
-    node = test_node_start(scheme, NODE_BYTES);
+    node = test_node_start_spilling(scheme, NODE_BYTES, spill);
     assert_int_equal(fp_net_open(test_node_uri(node), NULL, &net), 0);
     assert_int_equal(fp_mem_open(4096, 0, -1, &memory), 0);
     assert_int_equal(fp_net_register(net, &memory, FP_NET_LOCAL, &mr), 0);

@@ -33,6 +33,7 @@ extern fp_mem memory; /* 4 KiB */
 
 bool scheme_is(const char *name);
 int setup(void **state); /* a node with NODE_BYTES of memory at an address of `scheme` */
+int setup_spilling(void **state, struct fp_spill *spill); /* with log rings that are spilled */
 int teardown(void **state);
 
 void connect_silently(client *c);

@@ -39,12 +39,20 @@ static void *serve(void *arg)
 
 test_node *test_node_start(const char *scheme, uint64_t bytes)
 {
+    return test_node_start_spilling(scheme, bytes, NULL);
+}
+
+test_node *test_node_start_spilling(const char *scheme, uint64_t bytes, fp_spill *spill)
+{
     static _Atomic unsigned number;
     fp_log_set_level(FP_LOG_ERROR);
     test_node *node = calloc(1, sizeof *node);
     test_must(node ? 0 : FARPOOL_E_NOMEM, "memory node");
-    fp_memnode_config config = {
-        .name = "testnode", .memory_bytes = bytes, .extent_order = -1, .numa_node = -1};
+    fp_memnode_config config = {.name = "testnode",
+                                .memory_bytes = bytes,
+                                .extent_order = -1,
+                                .numa_node = -1,
+                                .spill = spill};
     test_must(fp_memnode_open(&config, &node->node), "opening a memory node");
     const char *bound;
     char uri[FP_NET_URI_MAX];

@@ -13,6 +13,9 @@ typedef struct test_node test_node;
 /* Serves `bytes` of memory at an address of its own choosing: scheme "shm" or "tcp". Ends the process
  * with a message if that fails. */
 test_node *test_node_start(const char *scheme, uint64_t bytes);
+/* The same, with log rings that are spilled; NULL: not. The spiller outlives the node, its thread does not. */
+struct fp_spill;
+test_node *test_node_start_spilling(const char *scheme, uint64_t bytes, struct fp_spill *spill);
 const char *test_node_uri(const test_node *node);
 /* Stops serving and frees the memory; connections break. */
 void test_node_stop(test_node *node);

@@ -72,6 +72,16 @@ test_storage *test_storage_start(const char *scheme, const char *volume)
 {
     static _Atomic unsigned number;
     char uri[FP_NET_URI_MAX];
+    if (!strcmp(scheme, "shm"))
+        snprintf(uri, sizeof uri, "shm:///tmp/farpool-storage-%d-%u.sock", (int)getpid(), ++number);
+    else
+        snprintf(uri, sizeof uri, "%s://%s:0", scheme,
+                 !strcmp(scheme, "verbs") ? "10.77.0.1" : "127.0.0.1");
+    return test_storage_start_at(uri, volume);
+}
+
+test_storage *test_storage_start_at(const char *uri, const char *volume)
+{
     const char *bound;
     fp_log_set_level(FP_LOG_ERROR);
     test_storage *storage = calloc(1, sizeof *storage);
@@ -79,11 +89,6 @@ test_storage *test_storage_start(const char *scheme, const char *volume)
     fp_storagenode_config config = {
         .name = "teststorage", .volume = volume, .segment_bytes = TEST_SEGMENT_BYTES};
     test_must(fp_storagenode_open(&config, &storage->node), "opening a storage node");
-    if (!strcmp(scheme, "shm"))
-        snprintf(uri, sizeof uri, "shm:///tmp/farpool-storage-%d-%u.sock", (int)getpid(), ++number);
-    else
-        snprintf(uri, sizeof uri, "%s://%s:0", scheme,
-                 !strcmp(scheme, "verbs") ? "10.77.0.1" : "127.0.0.1");
     test_must(fp_storagenode_listen(storage->node, uri, NULL, &bound), "listening");
     snprintf(storage->uri, sizeof storage->uri, "%s", bound);
     storage->stop_fd = eventfd(0, EFD_CLOEXEC);
