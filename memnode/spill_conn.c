@@ -220,13 +220,17 @@ static void take_state(fp_spill_ring *ring, enum fp_msg_type asked, const fp_msg
 
 static void take_error(fp_spill_ring *ring, enum fp_msg_type asked, const fp_msg *msg, uint64_t now)
 {
-    if (asked == FP_MSG_WAL_GET && msg->code == FARPOOL_E_NOTFOUND) {
-        ring->opened = 1; /* to be made; a higher epoch is promised when a frame has it */
-        ring->absent = true;
-        ring->phase = FP_SPILL_KNOWN;
-    } else if (msg->code == FARPOOL_E_BUSY || msg->code == FARPOOL_E_RETRY) {
+    if (msg->code == FARPOOL_E_BUSY || msg->code == FARPOOL_E_RETRY) {
         ring->failed = true; /* it is opening the WAL */
         ring->due_ns = now + FOLLOW_NS;
+    } else if (asked == FP_MSG_WAL_GET) {
+        /* To be made, if E_NOTFOUND; otherwise WAL_OPEN makes the node look again at what was wrong. A higher epoch is
+         * promised when a frame has it. */
+        ring->opened = 1;
+        ring->absent = true;
+        ring->phase = FP_SPILL_KNOWN;
+        if (msg->code != FARPOOL_E_NOTFOUND)
+            fp_spill_hold(ring, msg->code, msg->text, now);
     } else if (asked == FP_MSG_WAL_OPEN &&
                (msg->code == FARPOOL_E_FENCED || msg->code == FARPOOL_E_NOTFOUND)) {
         ring->phase = FP_SPILL_LOST; /* what WAL_GET said is not true any more */

@@ -448,7 +448,8 @@ int fp_stored_state_get(const fp_stored *log, const fp_storage_client *client, f
     bool streaming = log->streamer == client;
     answer->type = FP_MSG_WAL_STATE;
     answer->partition = log->partition;
-    answer->epoch = log->promised;
+    answer->epoch =
+        fp_wal_epoch(log->wal); /* what is refused below, also if to note it has failed */
     answer->wal.volume = log->node->volume_id;
     answer->wal.start = fp_wal_start(log->wal);
     answer->wal.end = fp_wal_end(log->wal);
