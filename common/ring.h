@@ -26,7 +26,9 @@ enum {
 #define FP_RING_OWNER_MAGIC 0x6f526646u /* "FfRo" */
 #define FP_RING_NODE_MAGIC 0x6e526646u  /* "FfRn" */
 
-/* Each value in a ring is true from the moment it stands there on, and start and durable never fall. */
+/* Each value in a ring is true from the moment it stands there on, and start and durable never fall. An owner writes
+ * his line to a ring behind (rule N3) everything that he has repaired there and his first frame. So whatever frames
+ * of earlier epochs are there in their places once his line is were committed. */
 typedef struct fp_ring_owner {
     uint32_t magic, crc; /* crc: CRC-32C of the bytes behind it */
     uint64_t partition;

@@ -2,10 +2,10 @@
 /*
  * The WAL of a partition, as the node has it.
  *
- * Who appends: the first to open it, until its connection breaks or somebody opens it under a higher epoch. The key of
- * the landing ring lives exactly as long: it is registered anew for each, with that one's transport only. So when the
- * ring is passed on, nothing that the one before had posted reaches it any more: its connection is closed (N6), or
- * its key is dead, and over verbs, where the key alone is the capability, both.
+ * Who appends: the first to open it, until its connection breaks, somebody opens it under a higher epoch, or it asks
+ * with WAL_GET. The key of the landing ring lives exactly as long: it is registered anew for each, with that one's
+ * transport only. So when the ring is passed on, nothing that the one before had posted reaches it any more: its
+ * connection is closed (N6), or its key is dead, and over verbs, where the key alone is the capability, both.
  *
  * What the one before has landed and not appended is overwritten. What it has appended is below `end`, where nobody
  * writes, and is finished.
