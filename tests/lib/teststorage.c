@@ -72,6 +72,7 @@ test_storage *test_storage_start(const char *scheme, const char *volume)
 {
     static _Atomic unsigned number;
     char uri[FP_NET_URI_MAX];
+    fp_log_set_level(FP_LOG_ERROR);
     if (!strcmp(scheme, "shm"))
         snprintf(uri, sizeof uri, "shm:///tmp/farpool-storage-%d-%u.sock", (int)getpid(), ++number);
     else
@@ -83,7 +84,6 @@ test_storage *test_storage_start(const char *scheme, const char *volume)
 test_storage *test_storage_start_at(const char *uri, const char *volume)
 {
     const char *bound;
-    fp_log_set_level(FP_LOG_ERROR);
     test_storage *storage = calloc(1, sizeof *storage);
     test_must(storage ? 0 : FARPOOL_E_NOMEM, "storage node");
     fp_storagenode_config config = {

@@ -21,7 +21,7 @@ void test_volume_remove(const char *path);
 bool test_storage_possible(void);
 /* Serves the volume at an address of its own choosing: scheme "shm" or "tcp". */
 test_storage *test_storage_start(const char *scheme, const char *volume);
-/* The same at this address: that of one that has been stopped. */
+/* The same at this address: that of one that has been stopped. Leaves the log's level as it is: others may log. */
 test_storage *test_storage_start_at(const char *uri, const char *volume);
 const char *test_storage_uri(const test_storage *storage);
 uint64_t test_storage_volume_id(const test_storage *storage);

@@ -555,8 +555,8 @@ static void a_ring_that_is_granted_is_spilled_until_it_is_released(void **state)
     fp_ring_node line = {0};
     fp_msg ring = {
         .type = FP_MSG_GRANT, .use = FP_USE_RING, .partition = 5, .epoch = 1, .bytes = LOG_BYTES};
-    assert_int_equal(fp_spill_start(spill), 0);
     setup_spilling(state, spill);
+    assert_int_equal(fp_spill_start(spill), 0);
     connect_client(&c);
     ring_owner_open(&o, 5, 1, LOG_BYTES, 2 * LOG_BYTES);
     while (o.log.end < 4000 - 200)
