@@ -42,7 +42,8 @@ enum fp_msg_type {
     FP_MSG_WAL_OPEN, /* partition, epoch, bytes, lsn: here is the redo log of this partition, as its owner of this
                          epoch writes it, from lsn on; no frame of it is longer than bytes. Makes the WAL if there is
                          none, and promises that nothing of a lower epoch is appended any more. E_FENCED: a higher one
-                         was promised. The first who opens it, while his connection lives, is the one who appends */
+                         was promised. The first who opens it, while his connection lives, is the one who appends; bytes 0: this one
+                         does not, or not any more */
     FP_MSG_WAL_GET, /* partition: what is there? E_NOTFOUND */
     FP_MSG_WAL_APPEND, /* partition, epoch, lsn: the bytes up to lsn have been WRITTEN to the landing ring. Answered when
                          they are on stable media */

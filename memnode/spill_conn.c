@@ -128,6 +128,8 @@ bool fp_spill_ask(fp_spill *spill, fp_spill_ring *ring, enum fp_msg_type type, u
     spill->msg.partition = ring->partition;
     spill->msg.epoch = ring->opened;
     spill->msg.bytes = bytes < FP_REDO_FRAME_BYTES_MAX ? bytes : FP_REDO_FRAME_BYTES_MAX;
+    if (ring->phase == FP_SPILL_LEAVING)
+        spill->msg.bytes = 0;
     spill->msg.lsn = ring->owner.start;
     if (!send_message(spill, ring->number, now))
         return false;
@@ -205,6 +207,8 @@ static void take_state(fp_spill_ring *ring, enum fp_msg_type asked, const fp_msg
     } else if (asked == FP_MSG_WAL_APPEND) {
         ring->landing_free = msg->wal.landing_free;
         ring->failed |= !msg->wal.streaming;
+    } else if (ring->phase == FP_SPILL_LEAVING) {
+        ring->phase = FP_SPILL_LOST;
     } else if (msg->wal.streaming) {
         ring->phase = FP_SPILL_STREAMING;
         ring->sent = msg->wal.end;

@@ -32,7 +32,8 @@ enum {
 enum fp_spill_phase {
     FP_SPILL_LOST,      /* nothing is known of the WAL: WAL_GET is next */
     FP_SPILL_KNOWN,     /* its promise is: WAL_OPEN is next */
-    FP_SPILL_STREAMING, /* we are the one who appends; WAL_GET gives that up */
+    FP_SPILL_STREAMING, /* we are the one who appends */
+    FP_SPILL_LEAVING,   /* WAL_OPEN of 0 bytes is on the way: we are that no more */
     FP_SPILL_FOLLOWING, /* another node appends the same log: WAL_OPEN now and then says how far it is */
 };
 

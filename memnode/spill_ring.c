@@ -299,9 +299,9 @@ static bool give_up(fp_spill *spill, fp_spill_ring *ring, uint64_t now)
 {
     if (ring->asked || now - ring->sent_ns < GIVE_UP_NS)
         return false;
-    ring->phase = FP_SPILL_LOST;
-    fp_spill_ask(spill, ring, FP_MSG_WAL_GET, now);
+    ring->phase = FP_SPILL_LEAVING;
     ring->due_ns = now + LEAVE_NS;
+    fp_spill_ask(spill, ring, FP_MSG_WAL_OPEN, now);
     return true;
 }
 
@@ -330,6 +330,9 @@ bool fp_spill_ring_step(fp_spill *spill, fp_spill_ring *ring, uint64_t now)
         ring->phase = FP_SPILL_LOST;
     ring->failed = false;
     switch (ring->phase) {
+    case FP_SPILL_LEAVING:
+        ring->phase = FP_SPILL_LOST;
+        return false;
     case FP_SPILL_LOST:
         if (wanted)
             fp_spill_ask(spill, ring, FP_MSG_WAL_GET, now);

@@ -182,12 +182,11 @@ static fp_request *note_request(fp_storagenode *node, fp_storage_client *client,
 
 static int check_open(const fp_msg *msg)
 {
-    if (!msg->bytes || msg->lsn < FP_REDO_LSN_FIRST || msg->lsn % FP_REDO_ALIGN ||
-        msg->lsn > LSN_MAX)
+    if (msg->lsn < FP_REDO_LSN_FIRST || msg->lsn % FP_REDO_ALIGN || msg->lsn > LSN_MAX)
         return fp_error(FARPOOL_E_INVAL,
-                        "WAL_OPEN of partition %" PRIu64 " from LSN %" PRIu64 ", %" PRIu64
-                        " bytes: the LSN is a frame's beginning, from %llu on, and bytes are not 0",
-                        msg->partition, msg->lsn, msg->bytes, FP_REDO_LSN_FIRST);
+                        "WAL_OPEN of partition %" PRIu64 " from LSN %" PRIu64
+                        ": the LSN is a frame's beginning, from %llu on",
+                        msg->partition, msg->lsn, FP_REDO_LSN_FIRST);
     if (msg->bytes > FP_REDO_FRAME_BYTES_MAX)
         return fp_error(FARPOOL_E_TOO_BIG,
                         "WAL_OPEN of partition %" PRIu64 ": frames of up to %" PRIu64

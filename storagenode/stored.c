@@ -2,8 +2,8 @@
 /*
  * The WAL of a partition, as the node has it.
  *
- * Who appends: the first to open it, until its connection breaks, somebody opens it under a higher epoch, or it asks
- * with WAL_GET. The key of the landing ring lives exactly as long: it is registered anew for each, with that one's
+ * Who appends: the first to open it, until its connection breaks, somebody opens it under a higher epoch, or it opens
+ * it with no bytes. The key of the landing ring lives exactly as long: it is registered anew for each, with that one's
  * transport only. So when the ring is passed on, nothing that the one before had posted reaches it any more: its
  * connection is closed (N6), or its key is dead, and over verbs, where the key alone is the capability, both.
  *
@@ -343,6 +343,10 @@ static int try_open(fp_stored *log, const fp_request *request)
         log->fencing = !rc;
         return rc ? rc : 1;
     }
+    if (!request->bytes && log->streamer == request->client)
+        fp_stored_vacate(log);
+    if (!request->bytes)
+        return 0; /* it does not want to append */
     /* Whoever has not opened it under this epoch has been told, or is about to be, that it is fenced. */
     if (log->streamer && log->streamer != request->client && log->streamer_epoch < request->epoch)
         fp_stored_vacate(log);
@@ -391,8 +395,6 @@ static void handle(fp_stored *log, fp_request *request)
         return;
     }
     int rc = 0;
-    if (request->type == FP_MSG_WAL_GET && log->streamer == request->client)
-        fp_stored_vacate(log);
     if (request->type == FP_MSG_WAL_APPEND) {
         rc = append(log, request);
         log->node->work = log->node->work || rc == FARPOOL_E_IO;

@@ -329,6 +329,29 @@ static void test_one_appends(void **state)
     logclient_close(&second);
 }
 
+static void test_one_gives_up(void **state)
+{
+    (void)state;
+    logclient first, second;
+    connect_streamer(&first, 1);
+    connect_client(&second);
+    add_frames(5, 1);
+    assert_int_equal(logclient_stream(&first, &owner, owner.end), FP_MSG_WAL_STATE);
+    assert_int_equal(logclient_wal_open(&second, P, 1, 0, FIRST), FP_MSG_WAL_STATE);
+    assert_int_equal(second.msg.wal.streaming, 0);
+    assert_int_equal(logclient_wal_open(&first, P, 1, 0, FIRST), FP_MSG_WAL_STATE);
+    assert_int_equal(first.msg.wal.streaming, 0);
+    assert_int_equal(logclient_wal_open(&second, P, 1, 0, FIRST), FP_MSG_WAL_STATE);
+    assert_int_equal(second.msg.wal.streaming, 0); /* it does not want to */
+    assert_int_equal(logclient_wal_open(&second, P, 1, FRAME, FIRST), FP_MSG_WAL_STATE);
+    assert_int_equal(second.msg.wal.streaming, 1);
+    add_frames(5, 1);
+    assert_int_equal(logclient_stream(&second, &owner, owner.end), FP_MSG_WAL_STATE);
+    assert_int_equal(logclient_compare(&first, &owner, FIRST), owner.end);
+    logclient_close(&first);
+    logclient_close(&second);
+}
+
 static void test_epochs(void **state)
 {
     (void)state;
@@ -370,7 +393,6 @@ static void test_refusals(void **state)
     logclient c;
     connect_client(&c);
     assert_int_equal(logclient_wal_open(&c, 0, 1, FRAME, FIRST), FARPOOL_E_INVAL);
-    assert_int_equal(logclient_wal_open(&c, P, 1, 0, FIRST), FARPOOL_E_INVAL);
     assert_int_equal(logclient_wal_open(&c, P, 1, FRAME, 0), FARPOOL_E_INVAL);
     assert_int_equal(logclient_wal_open(&c, P, 1, FRAME, FIRST + 1), FARPOOL_E_INVAL);
     assert_int_equal(logclient_wal_open(&c, P, 1, FRAME, UINT64_MAX - 7), FARPOOL_E_INVAL);
@@ -532,6 +554,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_flood, setup, teardown),
         cmocka_unit_test_setup_teardown(test_gone, setup, teardown),
         cmocka_unit_test_setup_teardown(test_one_appends, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_one_gives_up, setup, teardown),
         cmocka_unit_test_setup_teardown(test_epochs, setup, teardown),
         cmocka_unit_test_setup_teardown(test_refusals, setup, teardown),
         cmocka_unit_test_setup_teardown(test_strangers, setup, teardown),
