@@ -289,9 +289,12 @@ static void take_event(fp_spill *spill, const fp_net_event *event, uint64_t now)
     const char *why = NULL;
     switch (event->kind) {
     case FP_NET_DONE:
-        if (event->cookie && !event->status)
+        if (event->status)
+            break; /* FP_NET_CLOSED is about to come */
+        if (event->cookie)
             spill->chunks[event->cookie - 1].busy = false;
-        break; /* an error: FP_NET_CLOSED is about to come */
+        spill->answered_ns = now; /* a long frame may take long */
+        break;
     case FP_NET_RECV:
         spill->answered_ns = now;
         why = fp_wire_decode(event->data, event->len, &spill->msg) ? farpool_errmsg()

@@ -100,7 +100,7 @@ struct fp_spill {
     uint64_t connect_ns, connect_backoff_ns;
     fp_spill_request requests[FP_SPILL_REQUESTS];
     uint32_t request_count, request_number;
-    uint64_t answered_ns; /* the last time that nothing was owed or something came */
+    uint64_t answered_ns; /* the last time that nothing was owed, or something came or was done */
     fp_spill_chunk chunks[FP_SPILL_CHUNKS];
     fp_msg msg;
     uint8_t buffer[FP_NET_MESSAGE_MAX];

@@ -346,11 +346,11 @@ bool fp_spill_ring_step(fp_spill *spill, fp_spill_ring *ring, uint64_t now)
             fp_spill_ask(spill, ring, FP_MSG_WAL_GET, now);
         return false;
     case FP_SPILL_KNOWN:
-        if (!fp_spill_ring_lag(ring) && !ring->absent) {
-            ring->phase =
-                FP_SPILL_LOST; /* it will not be true any more when there is something to send */
+        if (!fp_spill_ring_lag(
+                ring)) { /* it will not be true any more when there is something to send */
+            ring->phase = FP_SPILL_LOST;
             ring->due_ns = wanted ? now + AGAIN_NS : 0;
-        } else if (fp_spill_ring_lag(ring) && !is_fenced(ring, now) && !is_gap(ring, now)) {
+        } else if (!is_fenced(ring, now) && !is_gap(ring, now)) {
             fp_spill_ask(spill, ring, FP_MSG_WAL_OPEN, now);
         }
         return false;

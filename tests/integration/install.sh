@@ -82,6 +82,7 @@ if objdump -p "$dest/c-static" | grep -q 'NEEDED *libfarpool'; then
 fi
 
 "$dest/usr/local/bin/farpool-memnode" --help >/dev/null
+"$dest/usr/local/bin/farpool-storagenode" --help >/dev/null
 make --no-print-directory -s uninstall DESTDIR="$dest" prefix=/usr/local
 left=$(find "$dest/usr" ! -type d)
 if [ -n "$left" ]; then

@@ -56,7 +56,7 @@ socket=$dir/node.sock
 
 # Options.
 timeout 10 "$memnode" --help >"$dir/out"
-for option in listen memory extent-units numa-node config log-level name ready-fd ready-file; do
+for option in listen memory extent-units numa-node storage config log-level name ready-fd ready-file; do
     grep -q -- "--$option " "$dir/out" || fail "--help does not name --$option"
 done
 timeout 10 "$memnode" --version | grep -q '^farpool-memnode [0-9]*\.[0-9]*\.[0-9]*$' || fail "--version"
@@ -64,6 +64,7 @@ refused 2 'give --listen'
 refused 2 'unknown option --lisn' --lisn x
 refused 2 "unexpected argument 'x'" --listen "shm://$socket" x
 refused 2 "unknown transport" --listen carrier-pigeon://here
+refused 2 "--storage: 'carrier-pigeon://here': unknown transport" --listen "shm://$socket" --storage carrier-pigeon://here
 refused 2 "port must be 0 to 65535" --listen tcp://127.0.0.1:99999
 refused 2 "--memory: 'much' is not a size" --listen "shm://$socket" --memory much
 refused 2 "--extent-units: 3000 is no power of two" --listen "shm://$socket" --extent-units 3000
@@ -114,6 +115,17 @@ grep -q 'usage: 0 bytes granted of 28.7 MiB to 0 partitions' "$dir/node.err" || 
 grep -q 'ending on Terminated' "$dir/node.err" || fail "$(cat "$dir/node.err")"
 [ ! -e "$socket" ] || fail "$socket is left behind"
 [ ! -e "$dir/ready.json" ] || fail "the ready file is left behind"
+
+# With a storage node that is not there, which it needs no earlier than it has a log ring.
+start --listen "shm://$socket" --memory 8m --storage "shm://$dir/storage.sock"
+[ "$(ls "/proc/$node/task" | wc -l)" = 2 ] || fail "not two threads: $(ls "/proc/$node/task")"
+before=$(cpu_ticks "$node")
+sleep 1
+after=$(cpu_ticks "$node")
+[ $((after - before)) -le 1 ] || fail "$((after - before)) ticks of CPU in 1 s of idling with --storage"
+kill -USR1 "$node"
+stop TERM
+grep -q '0 bytes of redo log not spilled (0 rings cannot be)' "$dir/node.err" || fail "$(cat "$dir/node.err")"
 
 # A node that was killed leaves its socket; the next one takes it over.
 start --listen "shm://$socket" --memory 8m

@@ -16,6 +16,7 @@
 #include <cmocka.h>
 
 #include "common/clock.h"
+#include "common/daemon/server.h"
 #include "common/error.h"
 #include "common/log.h"
 #include "common/racy.h"
@@ -546,6 +547,92 @@ static void many_rings_share_the_connection(void **state)
         ring_owner_close(&o[i]);
 }
 
+/* ---- a storage node that says what it likes -------------------------------------------------- */
+
+typedef struct liar {
+    fp_server server;
+    uint64_t random;
+    unsigned answers;
+    ring_owner *o;
+} liar;
+
+static uint64_t some_lsn(liar *l)
+{
+    static const uint64_t edges[] = {0, 8, 64, 72, 1 << 20, UINT64_MAX, UINT64_MAX - 7, 1ull << 63};
+    uint64_t kind = test_random(&l->random) % 4;
+    return kind == 0   ? edges[test_random(&l->random) % 8]
+           : kind == 1 ? test_random(&l->random)
+                       : wal_log_after(&l->o->log, test_random(&l->random) % l->o->log.end, 1);
+}
+
+static void lie(void *arg, fp_server_client *c)
+{
+    liar *l = arg;
+    fp_msg *answer = &l->server.answer;
+    uint32_t request = l->server.request.request;
+    l->answers++;
+    bool sane = test_random(&l->random) % 4;
+    answer->type = FP_MSG_WAL_STATE;
+    answer->partition = sane || test_random(&l->random) % 4 ? 5 : 6;
+    answer->epoch = test_random(&l->random) % 4;
+    answer->wal.volume = sane ? 1 : test_random(&l->random) % 4;
+    answer->wal.start = sane ? 64 : some_lsn(l);
+    answer->wal.durable = sane ? wal_log_after(&l->o->log, 64, 1) : some_lsn(l);
+    answer->wal.end = sane ? answer->wal.durable : some_lsn(l);
+    answer->wal.streaming = test_random(&l->random) % 4 != 0;
+    answer->wal.landing =
+        (fp_rkey){.key = test_random(&l->random), .len = sane ? 1 << 20 : some_lsn(l) % (1 << 21)};
+    answer->wal.landing_free = sane ? answer->wal.durable + answer->wal.landing.len : some_lsn(l);
+    if (test_random(&l->random) % 16 == 0) { /* also to what should have been something else */
+        answer->type = test_random(&l->random) % 2 ? FP_MSG_ERROR : FP_MSG_RELEASE_OK;
+        answer->code = -(int)(test_random(&l->random) % 30);
+        strcpy(answer->text, "nonsense");
+    }
+    fp_server_answer(&l->server, c, request + (test_random(&l->random) % 64 == 0));
+}
+
+static void gone(void *arg, fp_server_client *c)
+{
+    (void)arg;
+    (void)c;
+}
+
+static void a_storage_node_is_not_trusted(void **state)
+{
+    (void)state;
+    enum { LIVES = 15, LIFE_NS = 150000000 };
+    static const fp_server_ops ops = {
+        .client_bytes = sizeof(fp_server_client), .request = lie, .dropped = gone};
+    static liar l;
+    ring_owner o;
+    const char *bound;
+    storage_stop(); /* it lies at its address */
+    l = (liar){.random = test_seed(1), .o = &o};
+    assert_int_equal(fp_server_open(&l.server, &ops, &l, "liar", 1), 0);
+    assert_int_equal(fp_server_listen(&l.server, uri, NULL, &bound), 0);
+    ring_owner_open(&o, 5, 1, LOG_BYTES, RING_EXTENT_BYTES);
+    o.epoch = 3;
+    ring_owner_grow(&o, 200000, 500);
+    for (unsigned i = 0; i < LIVES;
+         i++) { /* each begins without the patience that lies have taught it */
+        fp_spill *spill = spiller();
+        add(spill, &o, 0);
+        assert_int_equal(fp_spill_start(spill), 0);
+        uint64_t deadline = fp_now_ns() + LIFE_NS;
+        while (fp_now_ns() < deadline)
+            if (!fp_server_step(&l.server))
+                poll(NULL, 0, 1);
+        fp_spill_stop(spill);
+        fp_spill_close(spill);
+    }
+    fp_server_stop(&l.server);
+    fp_server_close(&l.server);
+    assert_true(l.answers > 2 * LIVES);
+    ring_owner_close(&o);
+}
+
+/* ---- all together ---------------------------------------------------------------------------- */
+
 /* As a compute node does it. */
 static void a_ring_that_is_granted_is_spilled_until_it_is_released(void **state)
 {
@@ -610,6 +697,7 @@ int main(void)
         TEST(a_gap_is_reported),
         TEST(a_frame_may_be_longer_than_a_chunk),
         TEST(lines_that_are_no_lines_are_ignored),
+        TEST(a_storage_node_is_not_trusted),
         TEST(many_rings_share_the_connection),
         TEST(a_ring_that_is_granted_is_spilled_until_it_is_released),
     };

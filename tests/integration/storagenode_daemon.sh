@@ -1,0 +1,117 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Shows farpool-storagenode as a process: options and configuration with their mistakes, the volume and its lock, the
+# ready file, signals, CPU time that stays flat when idle, and nothing left behind but the volume.
+set -euo pipefail
+storagenode=${FARPOOL_BUILD:-build}/farpool-storagenode
+dir=$(mktemp -d "${FARPOOL_BUILD:-build}/farpool-storagenode-XXXXXX")
+node=
+cleanup() {
+    [ -z "$node" ] || kill -KILL "$node" 2>/dev/null || true
+    rm -rf "$dir"
+}
+trap cleanup EXIT
+
+fail() {
+    echo "FAILED: $*"
+    [ ! -s "$dir/err" ] || cat "$dir/err"
+    exit 1
+}
+
+# refused STATUS TEXT ARGUMENT...: the node ends with that status and says that.
+refused() {
+    local status=$1 text=$2 got=0
+    shift 2
+    timeout 60 "$storagenode" "$@" >"$dir/out" 2>"$dir/err" || got=$?
+    [ "$got" = "$status" ] || fail "status $got, not $status: $*"
+    grep -qF -- "$text" "$dir/err" || fail "no '$text': $*"
+}
+
+# start ARGUMENT...: $node, and its line of JSON in $ready.
+start() {
+    rm -f "$dir/fifo"
+    mkfifo "$dir/fifo"
+    "$storagenode" "$@" --ready-fd 9 9>"$dir/fifo" 2>"$dir/node.err" &
+    node=$!
+    read -r -t 60 ready <"$dir/fifo" || {
+        if grep -q 'E_UNSUPPORTED' "$dir/node.err"; then
+            cat "$dir/node.err"
+            exit 77
+        fi
+        cat "$dir/node.err"
+        fail "not ready: $*"
+    }
+}
+
+# stop SIGNAL: ends with status 0.
+stop() {
+    local got=0
+    kill "-$1" "$node"
+    wait "$node" || got=$?
+    node=
+    [ "$got" = 0 ] || fail "status $got after SIG$1: $(cat "$dir/node.err")"
+}
+
+cpu_ticks() { # user and system time of a process, all threads
+    sed 's/.*) //' "/proc/$1/stat" | awk '{print $12 + $13}'
+}
+
+socket=/tmp/farpool-storagenode-$$.sock
+volume=$dir/volume
+mkdir "$volume"
+
+# Options.
+timeout 10 "$storagenode" --help >"$dir/out"
+for option in volume listen segment-size config log-level name ready-fd ready-file; do
+    grep -q -- "--$option " "$dir/out" || fail "--help does not name --$option"
+done
+timeout 10 "$storagenode" --version | grep -q '^farpool-storagenode [0-9]*\.[0-9]*\.[0-9]*$' || fail "--version"
+refused 2 'give --listen' --volume "$volume"
+refused 2 'give --volume' --listen "shm://$socket"
+refused 2 'unknown option --memory' --memory 1g
+refused 2 "--segment-size: 4k is not from 64k" --listen "shm://$socket" --segment-size 4k
+refused 2 "--segment-size: 100001 is not" --listen "shm://$socket" --segment-size 100001
+refused 2 "unknown transport" --listen carrier-pigeon://here
+
+# Configuration, the ready line and file.
+printf 'volume = %s\nlisten = shm://%s\nname = filed # a node\n' "$volume" "$socket" >"$dir/good.conf"
+start --config "$dir/good.conf" --ready-file "$dir/ready.json"
+[[ $ready == *'"name":"filed"'*"shm://$socket"* ]] || fail "ready: $ready"
+[[ $ready == *'"pid":'"$node"* && $ready == *'"partitions":0'* ]] || fail "ready: $ready"
+[ "$(cat "$dir/ready.json")" = "$ready" ] || fail "ready file: $(cat "$dir/ready.json")"
+id=$(sed 's/.*"volume_id":"\([0-9a-f]*\)".*/\1/' <<<"$ready")
+[ ${#id} = 16 ] || fail "ready: $ready"
+
+# One process on a volume; what is no volume.
+refused 1 'another process serves it' --volume "$volume" --listen "shm://$socket.2"
+refused 1 "$dir/none" --volume "$dir/none" --listen "shm://$socket.2"
+
+# Idle means idle.
+before=$(cpu_ticks "$node")
+sleep 2
+after=$(cpu_ticks "$node")
+[ $((after - before)) -le 2 ] || fail "$((after - before)) ticks of CPU in 2 s of idling"
+
+kill -USR1 "$node"
+stop TERM
+grep -q 'usage: 0 bytes of log of 0 partitions' "$dir/node.err" || fail "$(cat "$dir/node.err")"
+grep -q 'ending on Terminated' "$dir/node.err" || fail "$(cat "$dir/node.err")"
+[ ! -e "$socket" ] || fail "$socket is left behind"
+[ ! -e "$dir/ready.json" ] || fail "the ready file is left behind"
+[ "$(ls "$volume")" = $'lock\nvolume' ] || fail "on the volume: $(ls "$volume")"
+
+# The volume keeps its number, also when the node was killed; a copy of it goes bad, then both.
+start --volume "$volume" --listen "shm://$socket" --listen tcp://127.0.0.1:0
+[[ $ready == *"\"volume_id\":\"$id\""* ]] || fail "another volume: $ready"
+kill -KILL "$node"
+wait "$node" 2>/dev/null || true
+printf 'x' | dd of="$volume/volume" bs=1 seek=16 conv=notrunc status=none
+start --volume "$volume" --listen "shm://$socket"
+[[ $ready == *"\"volume_id\":\"$id\""* ]] || fail "another volume: $ready"
+stop INT
+printf 'x' | dd of="$volume/volume" bs=1 seek=4112 conv=notrunc status=none
+refused 1 'not known which volume this is' --volume "$volume" --listen "shm://$socket"
+rm "$volume/volume"
+touch "$volume/wal-0000000000000007-state"
+refused 1 "there are WALs but no file 'volume'" --volume "$volume" --listen "shm://$socket"
+echo "storagenode_daemon: all as expected"
