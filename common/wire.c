@@ -26,7 +26,7 @@ static const char *const bodies[] = {
     [FP_MSG_ERROR] = "CT",       [FP_MSG_WAL_OPEN] = "PEBL", [FP_MSG_WAL_GET] = "P",
     [FP_MSG_WAL_APPEND] = "PEL", [FP_MSG_WAL_STATE] = "PEW", [FP_MSG_PAGE_GET] = "PGLA",
     [FP_MSG_PAGE] = "PGLOAD",    [FP_MSG_LOG_GET] = "PL",    [FP_MSG_LOG] = "PLD",
-    [FP_MSG_WAL_FENCE] = "PE",
+    [FP_MSG_WAL_FENCE] = "PEL",
 };
 
 typedef struct cursor {

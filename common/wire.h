@@ -54,7 +54,8 @@ enum fp_msg_type {
     FP_MSG_PAGE, /* partition, pid, lsn (0 replaced), order, offset, data: of the page, from offset on */
     FP_MSG_LOG_GET, /* partition, lsn (any): the log's bytes from there on. E_NOTFOUND: that was trimmed */
     FP_MSG_LOG, /* partition, lsn, data: empty at the end of what is durable */
-    FP_MSG_WAL_FENCE, /* partition, epoch: nothing of a lower epoch is appended any more; answered by WAL_STATE */
+    FP_MSG_WAL_FENCE, /* partition, epoch, lsn: nothing of a lower epoch is appended any more at lsn or behind it;
+                         answered by WAL_STATE */
     FP_MSG_LAST = FP_MSG_WAL_FENCE,
 };
 

@@ -16,14 +16,24 @@ typedef struct stored_logs {
     uint64_t shortest;         /* durable end */
 } stored_logs;
 
-static int ask_all(fp_redo_log *log, stored_logs *logs)
+static int too_few(const farpool_partition *partition, unsigned answers, unsigned needed)
+{
+    return fp_error(FARPOOL_E_NODE,
+                    "partition %llu: only %u of its %u storage nodes can be reached; %u are needed "
+                    "to be sure of what is on stable media",
+                    (unsigned long long)partition->id, answers, partition->storage_count, needed);
+}
+
+/* from 0: only looks. Otherwise nothing of earlier owners is appended from there on. */
+static int ask_all(fp_redo_log *log, uint64_t from, stored_logs *logs)
 {
     farpool_partition *partition = log->partition;
+    unsigned needed = partition->storage_count - log->storage_quorum + 1;
+    *logs = (stored_logs){0};
     for (unsigned i = 0; i < partition->storage_count; i++) {
         fp_stored_log found;
-        int rc = fp_storage_fence(log->thread, partition, i);
-        if (!rc)
-            rc = fp_storage_ask(log->thread, partition, i, &found);
+        int rc = from ? fp_storage_fence(log->thread, partition, i, from, &found)
+                      : fp_storage_ask(log->thread, partition, i, &found);
         logs->answers += !rc || rc == FARPOOL_E_NOTFOUND;
         if (rc == FARPOOL_E_FENCED)
             return rc;
@@ -36,13 +46,19 @@ static int ask_all(fp_redo_log *log, stored_logs *logs)
         if (!logs->shortest || found.durable < logs->shortest)
             logs->shortest = found.durable;
     }
-    if (logs->answers + log->storage_quorum > partition->storage_count)
-        return 0;
-    return fp_error(FARPOOL_E_NODE,
-                    "partition %llu: only %u of its %u storage nodes can be reached; %u are needed "
-                    "to be sure of what is on stable media",
-                    (unsigned long long)partition->id, logs->answers, partition->storage_count,
-                    partition->storage_count - log->storage_quorum + 1);
+    return logs->answers >= needed ? 0 : too_few(partition, logs->answers, needed);
+}
+
+/* Those that have less may still get, from the new rings, what the longest has, but nothing behind that; and if any has
+ * got more before it has promised that, it is that. */
+static int fence_all(fp_redo_log *log, stored_logs *logs)
+{
+    int rc = ask_all(log, 0, logs);
+    for (uint64_t end = 0; !rc && logs->log.durable != end;) {
+        end = logs->log.durable;
+        rc = ask_all(log, end, logs);
+    }
+    return rc;
 }
 
 /* Follows the frames that were read. */
@@ -74,7 +90,7 @@ int fp_redo_consult_storage(fp_redo_log *log, fp_survey *all)
     stored_logs logs = {0};
     if (all->telling >= needed)
         return 0;
-    int rc = ask_all(log, &logs);
+    int rc = fence_all(log, &logs);
     if (rc || !logs.log.durable)
         return rc;
     all->used = true;

@@ -140,12 +140,13 @@ int fp_storage_probe(fp_thread *thread, farpool_partition *partition, farpool_pi
 /* ---- the log --------------------------------------------------------------------------------- */
 
 static int get_state(fp_thread *thread, farpool_partition *partition, unsigned index,
-                     enum fp_msg_type type, fp_stored_log *found)
+                     enum fp_msg_type type, uint64_t lsn, fp_stored_log *found)
 {
     fp_msg *msg = calloc(1, sizeof *msg);
     if (!msg)
         return fp_error(FARPOOL_E_NOMEM, "asking storage node %s: no memory for a message",
                         uri_of(partition, index));
+    msg->lsn = lsn;
     int rc = ask(thread, partition, index, msg, type, FP_MSG_WAL_STATE);
     if (!rc && msg->wal.start > msg->wal.durable)
         rc = fp_error(FARPOOL_E_PROTO, "storage node %s: a log from LSN %llu to %llu",
@@ -159,13 +160,13 @@ static int get_state(fp_thread *thread, farpool_partition *partition, unsigned i
 int fp_storage_ask(fp_thread *thread, farpool_partition *partition, unsigned index,
                    fp_stored_log *found)
 {
-    return get_state(thread, partition, index, FP_MSG_WAL_GET, found);
+    return get_state(thread, partition, index, FP_MSG_WAL_GET, 0, found);
 }
 
-int fp_storage_fence(fp_thread *thread, farpool_partition *partition, unsigned index)
+int fp_storage_fence(fp_thread *thread, farpool_partition *partition, unsigned index, uint64_t from,
+                     fp_stored_log *found)
 {
-    fp_stored_log found;
-    return get_state(thread, partition, index, FP_MSG_WAL_FENCE, &found);
+    return get_state(thread, partition, index, FP_MSG_WAL_FENCE, from, found);
 }
 
 int fp_storage_read_log(fp_thread *thread, farpool_partition *partition, unsigned index,

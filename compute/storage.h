@@ -28,9 +28,10 @@ typedef struct fp_stored_log {
 /* E_NOTFOUND: nothing. */
 int fp_storage_ask(fp_thread *thread, farpool_partition *partition, unsigned index,
                    fp_stored_log *found) FARPOOL_MUST_CHECK;
-/* From now on the node appends nothing of a lower epoch than the partition's. */
-int fp_storage_fence(fp_thread *thread, farpool_partition *partition,
-                     unsigned index) FARPOOL_MUST_CHECK;
+/* From now on the node appends nothing of a lower epoch than the partition's at `from` or behind it. *found: what it
+ * has then. */
+int fp_storage_fence(fp_thread *thread, farpool_partition *partition, unsigned index, uint64_t from,
+                     fp_stored_log *found) FARPOOL_MUST_CHECK;
 /* Bytes [from, to) of the log. */
 int fp_storage_read_log(fp_thread *thread, farpool_partition *partition, unsigned index,
                         uint64_t from, uint64_t to, void *bytes) FARPOOL_MUST_CHECK;

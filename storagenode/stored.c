@@ -344,7 +344,7 @@ static int check_request(const fp_stored *log, const fp_request *request)
                         "partition %" PRIu64 " epoch %" PRIu64 ": epoch %" PRIu64
                         " is promised on volume %s",
                         log->partition, request->epoch, fp_wal_epoch(log->wal), log->node->path);
-    if (request->lsn > fp_wal_end(log->wal))
+    if (request->type == FP_MSG_WAL_OPEN && request->lsn > fp_wal_end(log->wal))
         return fp_error(FARPOOL_E_NOTFOUND,
                         "partition %" PRIu64 ": the WAL on volume %s ends at LSN %" PRIu64
                         ", and what begins at %" PRIu64 " leaves a gap",
@@ -358,12 +358,14 @@ static int try_open(fp_stored *log, const fp_request *request)
     int rc = check_request(log, request);
     if (rc)
         return rc;
-    if (request->epoch > log->promised) {
+    bool fence = request->type == FP_MSG_WAL_FENCE;
+    if (request->epoch > log->promised || (fence && request->lsn > fp_wal_promised_at(log->wal) &&
+                                           request->lsn > fp_wal_end(log->wal))) {
         if (log->streamer && log->streamer != request->client)
             fp_stored_vacate(log);
         log->fence.done = fenced;
         log->fence.user = log;
-        rc = fp_wal_fence(log->wal, request->epoch, &log->fence);
+        rc = fp_wal_fence(log->wal, request->epoch, fence ? request->lsn : 0, &log->fence);
         log->fencing = !rc;
         return rc ? rc : 1;
     }

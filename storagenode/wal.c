@@ -275,7 +275,8 @@ static int check_frames(fp_wal *wal, uint64_t upto, uint64_t *epoch)
             return fp_wal_say(wal, FARPOOL_E_CORRUPT,
                               "what has landed at LSN %llu is no valid frame that ends by %llu",
                               (unsigned long long)expect.lsn, (unsigned long long)upto);
-        if (frame.epoch < wal->promise || frame.epoch < *epoch)
+        bool fenced = frame.epoch < wal->promise && expect.lsn >= wal->promised_at;
+        if (fenced || frame.epoch < *epoch)
             return fp_wal_say(wal, FARPOOL_E_FENCED,
                               "the frame at LSN %llu is of epoch %llu, but %llu has come",
                               (unsigned long long)expect.lsn, (unsigned long long)frame.epoch,
@@ -351,6 +352,7 @@ uint64_t fp_wal_start(const fp_wal *wal) { return wal->state.start; }
 uint64_t fp_wal_end(const fp_wal *wal) { return wal->end; }
 uint64_t fp_wal_durable(const fp_wal *wal) { return wal->durable; }
 uint64_t fp_wal_epoch(const fp_wal *wal) { return wal->promise; }
+uint64_t fp_wal_promised_at(const fp_wal *wal) { return wal->promised_at; }
 bool fp_wal_is_sealed(const fp_wal *wal) { return wal->sealed; }
 bool fp_wal_has_failed(const fp_wal *wal) { return wal->failed.status; }
 const fp_wal_damage *fp_wal_damage_found(const fp_wal *wal) { return &wal->damage; }

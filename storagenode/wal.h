@@ -99,9 +99,10 @@ uint64_t fp_wal_landing_free(const fp_wal *wal);
 /* Another landing ring, as in fp_wal_options, for a WAL whose end is durable. The one before is the caller's again. */
 void fp_wal_set_landing(fp_wal *wal, void *landing, size_t landing_bytes);
 
-/* No frame of a lower epoch is appended any more, from the call on, also after a restart once done() has said 0:
- * the promise is in the state file. E_FENCED: a higher one has been promised. */
-int fp_wal_fence(fp_wal *wal, uint64_t epoch, fp_wal_req *req) FARPOOL_MUST_CHECK;
+/* No frame of a lower epoch is appended any more at or behind the LSN `from` (or the end, if that is higher), from the
+ * call on, also after a restart once done() has said 0: the promise is in the state file. The same epoch again may only
+ * put it off to a higher LSN, as long as there is no frame of that epoch. E_FENCED: a higher one has been promised. */
+int fp_wal_fence(fp_wal *wal, uint64_t epoch, uint64_t from, fp_wal_req *req) FARPOOL_MUST_CHECK;
 /* No more appends, from the call on. What was accepted before it is durable when done() says 0. */
 int fp_wal_seal(fp_wal *wal, fp_wal_req *req) FARPOOL_MUST_CHECK;
 /* Nothing below lsn (at most what is durable) is needed any more: segments wholly below it go. Appends wait for it. */
@@ -118,7 +119,8 @@ int fp_wal_read(fp_wal *wal, uint64_t from, uint64_t to, void *buffer,
 uint64_t fp_wal_start(const fp_wal *wal);   /* of the first frame that can be read */
 uint64_t fp_wal_end(const fp_wal *wal);     /* of what was appended; the next append begins here */
 uint64_t fp_wal_durable(const fp_wal *wal); /* of what is on stable media */
-uint64_t fp_wal_epoch(const fp_wal *wal);   /* promised */
+uint64_t fp_wal_epoch(const fp_wal *wal);   /* promised, */
+uint64_t fp_wal_promised_at(const fp_wal *wal); /* from here on */
 bool fp_wal_is_sealed(const fp_wal *wal);
 bool fp_wal_has_failed(const fp_wal *wal); /* for good */
 /* The highest known beginning of a frame at or below lsn, itself between start and end: not more than about a segment

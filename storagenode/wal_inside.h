@@ -85,7 +85,8 @@ struct fp_wal {
     fp_disk *disk;
     fp_wal_options options;
     fp_wal_state state; /* as it was last written */
-    uint64_t promise; /* from the call of fp_wal_fence on, as is sealed from that of fp_wal_seal */
+    /* From the call of fp_wal_fence on, as is sealed from that of fp_wal_seal. */
+    uint64_t promise, promised_at;
     bool sealed;
     uint64_t end, durable;
     uint64_t epoch, durable_epoch; /* of the last frame before end; before durable */

@@ -228,6 +228,7 @@ static void scanned(fp_wal_scan *scan)
         wal->durable = wal->state.start;
     wal->durable_epoch = wal->epoch;
     wal->promise = wal->state.promise;
+    wal->promised_at = wal->state.promised_at;
     wal->sealed = wal->state.sealed;
     o->number = fp_wal_number(wal, wal->durable);
     rewrite_next(o);

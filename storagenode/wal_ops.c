@@ -277,7 +277,7 @@ void fp_wal_begin(fp_wal *wal)
     switch (req->own.kind) {
     case FP_WAL_FENCE:
         state.promise = req->own.epoch;
-        state.promised_at = wal->durable;
+        state.promised_at = req->own.upto;
         fp_wal_write_state(wal, state, head_done);
         break;
     case FP_WAL_SEAL:
@@ -417,7 +417,7 @@ static int may_take(const fp_wal *wal)
                               : 0;
 }
 
-int fp_wal_fence(fp_wal *wal, uint64_t epoch, fp_wal_req *req)
+int fp_wal_fence(fp_wal *wal, uint64_t epoch, uint64_t from, fp_wal_req *req)
 {
     int rc = may_take(wal);
     if (rc)
@@ -425,8 +425,12 @@ int fp_wal_fence(fp_wal *wal, uint64_t epoch, fp_wal_req *req)
     if (epoch < wal->promise)
         return fp_wal_say(wal, FARPOOL_E_FENCED, "epoch %llu was asked for, %llu is promised",
                           (unsigned long long)epoch, (unsigned long long)wal->promise);
+    from = from > wal->end ? from : wal->end;
+    if (epoch > wal->promise || (from > wal->promised_at && wal->epoch < epoch))
+        wal->promised_at = from;
     wal->promise = epoch;
     req->own.epoch = epoch;
+    req->own.upto = wal->promised_at;
     fp_wal_enqueue(wal, req, FP_WAL_FENCE);
     return 0;
 }

@@ -144,7 +144,7 @@ int wal_append(fp_disk *disk, fp_wal *wal, uint64_t upto)
 int wal_fence(fp_disk *disk, fp_wal *wal, uint64_t epoch)
 {
     REQUEST;
-    return wait_for(disk, fp_wal_fence(wal, epoch, &req), &req);
+    return wait_for(disk, fp_wal_fence(wal, epoch, 0, &req), &req);
 }
 
 int wal_seal(fp_disk *disk, fp_wal *wal)

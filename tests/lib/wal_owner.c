@@ -104,7 +104,7 @@ static bool try_fence(slot *s)
         return false;
     s->what = FENCE;
     s->value = o->epoch + 1;
-    o->fencing = !fp_wal_fence(o->wal, s->value, &s->req);
+    o->fencing = !fp_wal_fence(o->wal, s->value, 0, &s->req);
     return o->fencing;
 }
 
