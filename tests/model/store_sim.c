@@ -14,7 +14,7 @@
 #include "tests/lib/page_store.h"
 #include "tests/lib/wal_owner.h"
 
-enum { BLOCK = FP_DISK_ALIGN, STORES = 2, GETS = 3, LIVES = 4, SEEDS = 300, LSN_MAX = 3 << 17 };
+enum { BLOCK = FP_DISK_ALIGN, STORES = 2, GETS = 3, LIVES = 3, SEEDS = 300, LSN_MAX = 3 << 17 };
 
 static const fp_disk_sim_config plain = {0};
 
@@ -383,10 +383,10 @@ static void doubtful_manifests(void)
         side *d = &w->sides[0];
         for (unsigned i = 0; i < STORES; i++)
             take_over_side(&w->sides[i]);
-        page_log_frames(&d->s.log, d->epoch, 30);
+        page_log_frames(&d->s.log, d->epoch, 60);
         CHECK(!page_store_append(&d->s));
         d->acknowledged = d->s.log.log.end;
-        fp_disk_sim_fail(r->medium, FP_DISK_SYNC_DIR, 1 + (unsigned)wal_draw(r, 8), EIO);
+        fp_disk_sim_fail(r->medium, FP_DISK_SYNC_DIR, 2 + (unsigned)wal_draw(r, 20), EIO);
         (void)page_store_flush(&d->s);
         forget(w);
         fp_disk_sim_fail(r->medium, FP_DISK_SYNC_DIR, 0, 0);
