@@ -167,7 +167,7 @@ int fp_manifest_get(const uint8_t *file, uint64_t bytes, uint64_t partition, fp_
                     const char **why)
 {
     uint64_t copy = bytes / FP_MANIFEST_COPIES;
-    *why = "it is cut off";
+    *why = "its length is wrong";
     if (copy < FP_FILE_BLOCK || bytes % (FP_MANIFEST_COPIES * (uint64_t)FP_FILE_BLOCK))
         return FARPOOL_E_CORRUPT;
     int i = FP_MANIFEST_COPIES;

@@ -5,7 +5,11 @@
  */
 #include <inttypes.h>
 #include <stdio.h>
+#include <string.h>
+#include <unistd.h>
 
+#include "common/error.h"
+#include "storagenode/check.h"
 #include "storagenode/options.h"
 #include "storagenode/server.h"
 
@@ -73,9 +77,28 @@ static int serve(const fp_storagenode_options *options)
     return rc;
 }
 
+/* farpool-storagenode check VOLUME [-o json] */
+static int check(int argc, char **argv)
+{
+    bool json = argc == 5 && !strcmp(argv[3], "-o") && !strcmp(argv[4], "json");
+    if (argc != 3 && !json) {
+        fputs("usage: farpool-storagenode check VOLUME [-o json]\n", stderr);
+        return 2;
+    }
+    int lock = fp_storagenode_lock(argv[2]);
+    int rc = lock < 0 ? lock : fp_volume_check_print(argv[2], stdout, json);
+    if (rc && rc != FARPOOL_E_CORRUPT)
+        fprintf(stderr, "farpool-storagenode: %s (%s)\n", farpool_errmsg(), fp_error_name(rc));
+    if (lock >= 0)
+        close(lock);
+    return rc == 0 ? 0 : rc == FARPOOL_E_CORRUPT ? 3 : 1;
+}
+
 int main(int argc, char **argv)
 {
     fp_log_init();
+    if (argc > 1 && !strcmp(argv[1], "check"))
+        return check(argc, argv);
     /* static: it is large for a stack */
     static fp_storagenode_options options;
     int rc = fp_storagenode_options_parse(argc, argv, &options);

@@ -14,6 +14,8 @@
 
 #include "storagenode/volume_inside.h"
 
+enum { ROOM_MIN = 32 << 10 };
+
 _Static_assert(sizeof(XXH128_canonical_t) == FP_FILE_HASH_BYTES, "content address");
 
 /* ---- adding ---------------------------------------------------------------------------------- */
@@ -29,7 +31,7 @@ static int make_room(fp_maker *maker, size_t more)
     size_t needed = maker->own.used + more;
     if (needed <= maker->own.room)
         return 0;
-    size_t room = maker->own.room ? maker->own.room : FP_MAKER_PIECE + FP_MAKER_PIECE / 4;
+    size_t room = maker->own.room ? maker->own.room : ROOM_MIN;
     while (room < needed)
         room *= 2;
     uint8_t *grown = aligned_alloc(FP_FILE_BLOCK, room);

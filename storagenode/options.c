@@ -57,9 +57,12 @@ int fp_storagenode_options_parse(int argc, char **argv, fp_storagenode_options *
 
 void fp_storagenode_options_help(FILE *out)
 {
-    fputs("usage: farpool-storagenode --volume DIR --listen URI [OPTION]...\n"
-          "Keeps the redo logs of farpool's partitions on stable media.\n\n",
-          out);
+    fputs(
+        "usage: farpool-storagenode --volume DIR --listen URI [OPTION]...\n"
+        "       farpool-storagenode check VOLUME [-o json]\n"
+        "Keeps the redo logs of farpool's partitions on stable media, and makes pages of them.\n"
+        "check verifies all of a volume that nobody serves; exit status 3: something is wrong.\n\n",
+        out);
     fp_config_help(out, table, TABLE_COUNT);
     fputs("\nSIGTERM or SIGINT end it in order, SIGUSR1 logs its usage. Exit status: 0 ended by a\n"
           "signal, 1 failed, 2 wrong options or configuration.\n",

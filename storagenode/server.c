@@ -26,27 +26,29 @@ static const fp_server_ops ops = {
 
 /* ---- opening --------------------------------------------------------------------------------- */
 
-/* Two processes that write to the same files would destroy them. The lock ends with the process. */
-static int lock_volume(fp_storagenode *node)
+int fp_storagenode_lock(const char *volume)
 {
     char path[PATH_MAX];
-    if (snprintf(path, sizeof path, "%s/lock", node->path) >= (int)sizeof path)
-        return fp_error(FARPOOL_E_INVAL, "volume %s: the path is too long", node->path);
-    node->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0640);
-    if (node->lock_fd < 0)
-        return fp_error_sys("volume %s: opening its lock", node->path);
-    if (!flock(node->lock_fd, LOCK_EX | LOCK_NB))
-        return 0;
-    if (errno == EWOULDBLOCK)
-        return fp_error(FARPOOL_E_BUSY, "volume %s: another process serves it", node->path);
-    return fp_error_sys("volume %s: locking it", node->path);
+    if (snprintf(path, sizeof path, "%s/lock", volume) >= (int)sizeof path)
+        return fp_error(FARPOOL_E_INVAL, "volume %s: the path is too long", volume);
+    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0640);
+    if (fd < 0)
+        return fp_error_sys("volume %s: opening its lock", volume);
+    if (!flock(fd, LOCK_EX | LOCK_NB)) /* it ends with the process */
+        return fd;
+    int rc = errno == EWOULDBLOCK
+                 ? fp_error(FARPOOL_E_BUSY, "volume %s: another process serves it", volume)
+                 : fp_error_sys("volume %s: locking it", volume);
+    close(fd);
+    return rc;
 }
 
 static int open_volume(fp_storagenode *node, const fp_storagenode_config *config)
 {
     int rc = fp_disk_open(config->volume, config->disk_options, &node->disk);
     if (!rc && !(config->disk_options && config->disk_options->medium))
-        rc = lock_volume(node);
+        rc = node->lock_fd = fp_storagenode_lock(node->path);
+    rc = rc > 0 ? 0 : rc;
     if (!rc)
         rc = fp_identity_open(node, config->volume_id);
     return rc ? rc : fp_pages_begin(node);

@@ -39,6 +39,9 @@ typedef struct fp_storagenode_usage {
  * failed), what fp_disk_open and files give. */
 int fp_storagenode_open(const fp_storagenode_config *config,
                         fp_storagenode **node) FARPOOL_MUST_CHECK;
+/* Two processes that write to the same volume would destroy it: the descriptor, which is closed to let go, or E_BUSY,
+ * E_SYS, E_INVAL. */
+int fp_storagenode_lock(const char *volume) FARPOOL_MUST_CHECK;
 /* Cuts all connections off, lets what is under way finish, and closes the WALs in order. */
 void fp_storagenode_close(fp_storagenode *node);
 

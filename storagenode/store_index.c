@@ -76,7 +76,8 @@ void fp_store_index(fp_store *store)
     if (index->busy || index->halted.status || store->indexed >= durable ||
         (store->tail_count == FP_STORE_TAILS && tail_is_full(store)))
         return;
-    int rc = make_buffer(store, READ_BYTES);
+    uint64_t missing = fp_file_ceil(durable - store->indexed) + FP_FILE_BLOCK;
+    int rc = make_buffer(store, missing < READ_BYTES ? missing : READ_BYTES);
     if (!rc) {
         uint64_t room = index->buffer_bytes - store->indexed % FP_FILE_BLOCK;
         uint64_t to = durable - store->indexed < room ? durable : store->indexed + room;

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "storagenode/kept.h"
 #include "tests/lib/require.h"
 
 enum { BLOCK = FP_DISK_ALIGN, RING = 32 * BLOCK };
@@ -79,8 +80,10 @@ int page_store_open(page_store *s)
         fp_store_free(s->store);
         s->store = NULL;
     }
+    fp_kept kept = {0};
+    fp_kept_set(&kept, rc);
     (void)page_store_close(s, !had_volume);
-    return rc;
+    return fp_kept_tell(&kept);
 }
 
 int page_store_close(page_store *s, bool volume)
