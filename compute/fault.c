@@ -94,8 +94,9 @@ static int bring_from_elsewhere(fp_thread *thread, fp_io *io)
     farpool_pool *pool = partition->pool;
     uint64_t durable = atomic_load_explicit(&partition->redo->durable, memory_order_acquire);
     int rc = fp_keeper_wait_stored(partition->redo->keeper, durable, partition->timeout_ms);
-    if (!rc)
-        rc = pool->mapping->land(pool, io->frame, io->order, &io->page);
+    if (rc) /* why it cannot be had; the words say more */
+        return rc == FARPOOL_E_FENCED ? rc : FARPOOL_E_NODE;
+    rc = pool->mapping->land(pool, io->frame, io->order, &io->page);
     return rc ? rc : bring_stored(thread, io, durable);
 }
 

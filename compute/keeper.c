@@ -37,6 +37,7 @@ struct fp_keeper {
     _Atomic uint32_t rounds;  /* counts rounds done: a futex for those who wait */
     _Atomic uint32_t waiting; /* relaxed: who waits for room or for stable media */
     _Atomic bool has_storage; /* relaxed */
+    _Atomic unsigned volumes; /* relaxed: that can still get what is appended */
     _Atomic uint64_t waits, wait_ns, checkpoints; /* statistics, relaxed */
 };
 
@@ -200,6 +201,21 @@ static void raise_to(_Atomic uint64_t *value, uint64_t to)
         atomic_store_explicit(value, to, memory_order_release);
 }
 
+/* How many different volumes the rings that are left are spilled to; one not heard of yet may be another one. */
+static unsigned volumes_left(const fp_redo_log *log)
+{
+    unsigned count = 0;
+    for (unsigned i = 0; i < log->ring_count; i++) {
+        const fp_ring *ring = &log->rings[i];
+        bool counts = ring->spills && !atomic_load_explicit(&ring->lost, memory_order_relaxed);
+        for (unsigned k = 0; k < i && ring->volume; k++)
+            counts &= log->rings[k].volume != ring->volume ||
+                      atomic_load_explicit(&log->rings[k].lost, memory_order_relaxed);
+        count += counts;
+    }
+    return count;
+}
+
 /* Nothing is let go of that a ring's storage node has yet to get, or the storage node would have a gap. */
 static void judge_spilled(fp_keeper *keeper)
 {
@@ -212,6 +228,7 @@ static void judge_spilled(fp_keeper *keeper)
             all = ring->spilled;
     }
     atomic_store_explicit(&keeper->has_storage, all != UINT64_MAX, memory_order_relaxed);
+    atomic_store_explicit(&keeper->volumes, volumes_left(log), memory_order_relaxed);
     keeper->spilled_all = all == UINT64_MAX ? 0 : all;
     raise_to(&log->stored, stored_lsn(log));
 }
@@ -268,7 +285,7 @@ bool fp_keeper_step(fp_keeper *keeper)
     bool busy = false;
     if (atomic_load_explicit(&log->failed, memory_order_acquire))
         return false;
-    fp_redo_nudge(log);
+    fp_redo_nudge(log, 0);
     exchange_lines(keeper);
     judge_spilled(keeper);
     if (!keeper->checkpoint.running && fp_keeper_has_storage(keeper) && wants_checkpoint(keeper))
@@ -307,7 +324,7 @@ static void wait_round(fp_keeper *keeper)
 {
     if (!keeper->started) { /* simulated: we are the keeper; time passes where it waits */
         fp_keeper_step(keeper);
-        fp_remote_poll(keeper->thread, 1);
+        fp_redo_nudge(keeper->log, 1);
         return;
     }
     uint32_t round = atomic_load_explicit(&keeper->rounds, memory_order_acquire);
@@ -346,8 +363,22 @@ int fp_keeper_wait_room(fp_keeper *keeper)
     return rc;
 }
 
-static int no_storage(const fp_redo_log *log)
+static bool may_store(const fp_keeper *keeper)
 {
+    return atomic_load_explicit(&keeper->volumes, memory_order_relaxed) >=
+               keeper->log->storage_quorum ||
+           atomic_load_explicit(&keeper->rounds, memory_order_acquire) < 2;
+}
+
+static int no_storage(const fp_keeper *keeper)
+{
+    const fp_redo_log *log = keeper->log;
+    unsigned left = atomic_load_explicit(&keeper->volumes, memory_order_relaxed);
+    if (left)
+        return fp_error(FARPOOL_E_NODE,
+                        "partition %llu: the log rings that are left are spilled to %u storage "
+                        "nodes, %u have to have a commit (storage_quorum)",
+                        (unsigned long long)log->partition->id, left, log->storage_quorum);
     return fp_error(FARPOOL_E_UNSUPPORTED,
                     "partition %llu: no memory node of its log rings has a storage node "
                     "(farpool-memnode --storage), so nothing gets onto stable media",
@@ -363,8 +394,8 @@ int fp_keeper_wait_stored(fp_keeper *keeper, uint64_t lsn, unsigned timeout_ms)
         int rc = fp_redo_failure(log);
         if (rc)
             return rc;
-        if (rounds > 1 && !may_help(keeper))
-            return no_storage(log);
+        if (rounds > 1 && !may_store(keeper))
+            return no_storage(keeper);
         if (fp_net_now_ns(net) > deadline)
             return fp_error(FARPOOL_E_TIMEOUT,
                             "partition %llu: the log from LSN %llu to %llu was not on stable media "

@@ -41,7 +41,8 @@ bool fp_keeper_step(fp_keeper *keeper);
  * caller holds no latches. E_NODE and others: the log has failed. */
 int fp_keeper_wait_room(fp_keeper *keeper) FARPOOL_MUST_CHECK;
 /* Returns when all before lsn, which is in w rings, is on stable media. timeout_ms 0: waits for ever. E_UNSUPPORTED:
- * no memory node of its rings has a storage node. E_TIMEOUT. E_NODE and others: the log has failed. */
+ * no memory node of its rings has a storage node. E_TIMEOUT. E_NODE: rings that are lost
+ * leave too few storage nodes that can get it, or the log has failed, as with others. */
 int fp_keeper_wait_stored(fp_keeper *keeper, uint64_t lsn, unsigned timeout_ms) FARPOOL_MUST_CHECK;
 
 /* Statistics: times that wait_room waited, and for how long. */

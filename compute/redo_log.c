@@ -191,12 +191,12 @@ int fp_redo_flush(fp_redo_log *log, uint64_t lsn)
     }
 }
 
-void fp_redo_nudge(fp_redo_log *log)
+void fp_redo_nudge(fp_redo_log *log, int timeout_ms)
 {
     if (!try_flusher(log))
         return;
     if (!atomic_load_explicit(&log->failed, memory_order_relaxed)) {
-        fp_rings_poll(log, 0);
+        fp_rings_poll(log, timeout_ms);
         fp_rings_post(log);
         if (fp_rings_alive(log) < log->quorum)
             fp_redo_fail(log, too_few(log));

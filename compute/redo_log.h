@@ -106,8 +106,9 @@ void fp_redo_take_in(fp_redo_log *log, const void *bytes, uint64_t start, uint64
 void fp_redo_fail(fp_redo_log *log, int code);
 /* The code of that, with a sentence; 0: it has not failed. */
 int fp_redo_failure(const fp_redo_log *log) FARPOOL_MUST_CHECK;
-/* If nobody is the flusher: starts and takes in what rings miss that nobody waits for. Waits for nothing. */
-void fp_redo_nudge(fp_redo_log *log);
+/* If nobody is the flusher: starts and takes in what rings miss that nobody waits for. Waits up to timeout_ms for
+ * something to come. */
+void fp_redo_nudge(fp_redo_log *log, int timeout_ms);
 /* What this owner's first frame says of the rings. */
 uint32_t fp_redo_log_shape(const fp_redo_log *log);
 /* Copies from the mirror. */

@@ -198,6 +198,8 @@ bool fp_pages_work(fp_stored *log);
 void fp_pages_free(fp_stored *log);      /* the disk is closed */
 void fp_pages_end(fp_storagenode *node); /* " all of them are freed */
 void fp_pages_get(fp_request *request);
+/* Those that wait: what they wait for is open, or never will be. */
+void fp_pages_serve(fp_stored *log);
 
 /* ---- stored_get.c ------------------------------------------------------------------------------- */
 

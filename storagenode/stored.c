@@ -207,6 +207,7 @@ static void end_wal(fp_storagenode *node, fp_stored *log)
     }
     log->state = FP_STORED_BROKEN;
     refuse_waiting(log);
+    fp_pages_serve(log);
     if (log->make_at) {
         unlink_log(node, log);
         free_log(log);

@@ -40,8 +40,6 @@ static void note_broken(fp_stored *log, int status)
            pages->reason);
 }
 
-static void serve(fp_stored *log);
-
 static void store_opened(fp_store_req *req)
 {
     fp_stored *log = req->user;
@@ -53,7 +51,7 @@ static void store_opened(fp_store_req *req)
         log->node->work = log->node->work || log->state == FP_STORED_CLOSING;
         fp_store_log_durable(log->pages.store);
     }
-    serve(log);
+    fp_pages_serve(log);
 }
 
 static void store_closed(fp_store_req *req)
@@ -83,7 +81,7 @@ static void open_store(fp_stored *log)
         rc = fp_store_open(node->files, log->wal, &options, &pages->req, &pages->store);
     if (rc) {
         note_broken(log, rc);
-        serve(log);
+        fp_pages_serve(log);
     }
 }
 
@@ -177,7 +175,7 @@ static void get(fp_stored *log, fp_request *request)
         fp_request_done(request, rc);
 }
 
-static void serve(fp_stored *log)
+void fp_pages_serve(fp_stored *log)
 {
     fp_requests waiting = log->pages.waiting;
     if (!waiting.first)

@@ -40,7 +40,7 @@ enum {
     OPEN_TRIES = 30,
     CALM_TRIES = 10,
     OP_SECONDS_MAX = 60, /* of the world's time */
-    MEND_NS = 1000000000 /* within this a storage node is back */
+    MEND_NS = 1000000000 /* within this what was cut or without power is back */
 };
 
 static const unsigned schedule[] = {
@@ -52,13 +52,15 @@ typedef struct owner {
     farpool_pool *pool;
     farpool_partition *part;
     farpool_btree *tree;
-    bool done; /* its log has failed, or its tree is in doubt */
+    bool done;                       /* its log has failed, or its tree is in doubt */
+    unsigned crashes[SIM_NODES_MAX]; /* of each node before it opened */
 } owner;
 
 static struct {
     uint64_t seed, random, hash, epoch;
     unsigned copies, quorum, storage_quorum, storage_count;
-    bool powers; /* storage nodes' power fails */
+    bool powers;      /* storage nodes' power fails */
+    bool base_stored; /* what the model begins with is on stable media */
     sim_setup sim;
     sim_storage storages[STORAGES_MAX];
     const char *storage_uris[STORAGES_MAX];
@@ -107,10 +109,19 @@ static void storage_fails(void *arg)
     fp_sim_at(r.sim.world, fp_sim_now_ns(r.sim.world) + 1000 + draw(MEND_NS), storage_back, s);
 }
 
+/* Who waits for storage waits for ever otherwise. */
+static void mend(void *arg)
+{
+    (void)arg;
+    fp_sim_heal(r.sim.world);
+    r.trouble.cuts = 0;
+}
+
 static void make_trouble(uint64_t within)
 {
     uint64_t now = fp_sim_now_ns(r.sim.world);
     sim_trouble_make(&r.trouble, within);
+    fp_sim_at(r.sim.world, now + within + draw(MEND_NS), mend, NULL);
     if (r.powers && draw(6) == 0)
         fp_sim_at(r.sim.world, now + draw(within), storage_fails,
                   &r.storages[draw(r.storage_count)]);
@@ -162,6 +173,7 @@ static owner *new_owner(void)
     o->epoch = ++r.epoch;
     snprintf(o->name, sizeof o->name, "owner%llu", (unsigned long long)o->epoch);
     r.trouble.name = o->name;
+    memcpy(o->crashes, r.trouble.crashes, sizeof o->crashes);
     sim_pool_open(&r.sim, o->name, FARPOOL_MAPPING_FRAMES, &o->pool);
     return o;
 }
@@ -218,8 +230,9 @@ static bool enough_tell(void)
     return rings >= r.copies - r.quorum + 1;
 }
 
-/* Tries, until somebody has the partition. The one before does not know. */
-static void succeed(void)
+/* Tries, until somebody has the partition. The one before does not know. False: too few rings tell, and it is not known
+ * what the storage nodes have. */
+static bool succeed(void)
 {
     for (unsigned tries = 0;; tries++) {
         MODEL_CHECK(tries < OPEN_TRIES);
@@ -227,6 +240,10 @@ static void succeed(void)
             calm();
         owner *o = new_owner();
         bool stored = r.trouble.quiet && !enough_tell();
+        if (stored && !r.base_stored) {
+            close_owner(o);
+            return false;
+        }
         if (stored)
             r.model.acked = r.model.stored; /* the rest may be lost: that is what this is for */
         int rc = open_partition(o, stored ? FARPOOL_RECOVER_STORED : FARPOOL_RECOVER);
@@ -238,7 +255,8 @@ static void succeed(void)
             count.from_storage += o->part->redo->from_storage;
             close_owner(r.current);
             r.current = o;
-            return;
+            r.base_stored = !farpool_wait_durable(o->part, UINT64_MAX, FARPOOL_DURABLE_STORAGE);
+            return true;
         }
         MODEL_CHECK(rc == FARPOOL_E_NODE || rc == FARPOOL_E_NOTFOUND || rc == FARPOOL_E_TIMEOUT);
         close_owner(o);
@@ -263,7 +281,7 @@ static void note_rings(const owner *o)
 {
     for (unsigned i = 0; i < o->part->redo->ring_count; i++) {
         const fp_ring *ring = &o->part->redo->rings[i];
-        if (!ring->lost && ring->speaks && !r.sim.nodes[i].lost &&
+        if (!ring->lost && ring->speaks && o->crashes[i] == r.trouble.crashes[i] &&
             ring->acked >= atomic_load(&o->part->redo->start))
             r.trouble.tells[i] = true;
     }
@@ -275,6 +293,8 @@ static void begin(void)
     r.current = new_owner();
     MODEL_CHECK(open_partition(r.current, FARPOOL_NEW) == 0);
     MODEL_CHECK(model_create(&r.model, r.current->part, &r.random) == 0);
+    MODEL_CHECK(!farpool_wait_durable(r.current->part, UINT64_MAX, FARPOOL_DURABLE_STORAGE));
+    r.base_stored = true;
     r.model.big = r.seed % 2;
     MODEL_CHECK(farpool_btree_open(r.current->part, r.model.root, &r.current->tree) == 0);
     note_rings(r.current);
@@ -294,7 +314,8 @@ static void live(void)
         if (draw(4) == 0)
             disaster();
         make_trouble(500000);
-        succeed();
+        if (!succeed())
+            return;
         note_rings(r.current);
     }
 }
