@@ -211,6 +211,9 @@ void fp_rings_poll(fp_redo_log *log, int timeout_ms)
             atomic_store_explicit(&ring->speaks, true, memory_order_release);
         fp_io_put(thread, io);
     }
+    for (unsigned i = 0; i < log->ring_count; i++) /* also if nothing was under way */
+        if (!thread->conns[log->rings[i].node])
+            atomic_store_explicit(&log->rings[i].lost, true, memory_order_relaxed);
     atomic_store_explicit(&log->acked_all, least_acked(log), memory_order_release);
     uint64_t durable = quorum_lsn(log);
     if (durable > atomic_load_explicit(&log->durable, memory_order_relaxed))
