@@ -21,19 +21,23 @@ enum {
 
 enum { NODE, OWNER, SLABS }; /* what a transfer is about */
 
-/* All is the keeper's (its thread's, or in a simulated world everybody's one after the other), but for atomics. */
+/* All is the keeper's (its thread's, or in a simulated world everybody's one after the other), but for atomics, and the
+ * checkpoint, which is the other thread's. */
 struct fp_keeper {
     fp_redo_log *log;
     fp_thread *thread; /* connections */
     fp_checkpoint checkpoint;
-    uint64_t clean;       /* all changes before it are in the slabs */
+    /* All changes before it are in the slabs: written by who makes checkpoints (release), read by the keeper (acquire),
+     * who then also sees which slabs have been retired meanwhile. */
+    _Atomic uint64_t clean;
     uint64_t spilled_all; /* on stable media wherever rings are spilled to */
-    pthread_t id;
+    pthread_t lines_thread, checkpoint_thread;
     bool started;
     _Atomic bool stop;
     _Atomic bool
         asleep; /* relaxed: set before it sleeps for long; a rouse lost to that is made up for after IDLE_US */
     _Atomic uint32_t calls;   /* counts calls for attention: the futex it sleeps on */
+    _Atomic uint32_t checks;  /* the same for who makes checkpoints */
     _Atomic uint32_t rounds;  /* counts rounds done: a futex for those who wait */
     _Atomic uint32_t waiting; /* relaxed: who waits for room or for stable media */
     _Atomic bool has_storage; /* relaxed */
@@ -46,10 +50,10 @@ static uint64_t get(const _Atomic uint64_t *value)
     return atomic_load_explicit(value, memory_order_acquire);
 }
 
-static void call(fp_keeper *keeper)
+static void call(_Atomic uint32_t *calls)
 {
-    atomic_fetch_add_explicit(&keeper->calls, 1, memory_order_release);
-    fp_futex_wake_all(&keeper->calls);
+    atomic_fetch_add_explicit(calls, 1, memory_order_release);
+    fp_futex_wake_all(calls);
 }
 
 void fp_keeper_rouse(fp_keeper *keeper)
@@ -57,7 +61,7 @@ void fp_keeper_rouse(fp_keeper *keeper)
     if (!keeper || !atomic_load_explicit(&keeper->asleep, memory_order_relaxed))
         return;
     atomic_store_explicit(&keeper->asleep, false, memory_order_relaxed);
-    call(keeper);
+    call(&keeper->calls);
 }
 
 bool fp_keeper_has_storage(const fp_keeper *keeper)
@@ -247,7 +251,8 @@ static bool slabs_are_told(const fp_redo_log *log)
 static void let_go(fp_keeper *keeper)
 {
     fp_redo_log *log = keeper->log;
-    uint64_t start = keeper->clean < keeper->spilled_all ? keeper->clean : keeper->spilled_all;
+    uint64_t start = get(&keeper->clean);
+    start = start < keeper->spilled_all ? start : keeper->spilled_all;
     if (slabs_are_told(log))
         raise_to(&log->start, start);
     uint64_t floor = get(&log->acked_all);
@@ -264,7 +269,8 @@ static void let_go(fp_keeper *keeper)
 static bool wants_checkpoint(const fp_keeper *keeper)
 {
     const fp_redo_log *log = keeper->log;
-    return get(&log->end) - keeper->clean > log->ring_bytes / 4;
+    return fp_keeper_has_storage(keeper) &&
+           get(&log->end) - get(&keeper->clean) > log->ring_bytes / 4;
 }
 
 static bool is_settled(const fp_keeper *keeper)
@@ -279,37 +285,30 @@ static bool is_settled(const fp_keeper *keeper)
     return get(&log->acked_all) >= end;
 }
 
-bool fp_keeper_step(fp_keeper *keeper)
+/* Returns whether there is something to wait for. */
+static bool make_round(fp_keeper *keeper)
 {
     fp_redo_log *log = keeper->log;
-    bool busy = false;
     if (atomic_load_explicit(&log->failed, memory_order_acquire))
         return false;
     fp_redo_nudge(log, 0);
     exchange_lines(keeper);
     judge_spilled(keeper);
-    if (!keeper->checkpoint.running && fp_keeper_has_storage(keeper) && wants_checkpoint(keeper))
-        fp_checkpoint_begin(&keeper->checkpoint, log->partition);
-    if (keeper->checkpoint.running) {
-        busy = fp_checkpoint_step(&keeper->checkpoint, log->partition);
-        if (!keeper->checkpoint.running) {
-            keeper->clean = keeper->checkpoint.lsn;
-            atomic_fetch_add_explicit(&keeper->checkpoints, 1, memory_order_relaxed);
-        }
-    }
     let_go(keeper);
     atomic_fetch_add_explicit(&keeper->rounds, 1, memory_order_release);
     if (atomic_load_explicit(&keeper->waiting, memory_order_relaxed))
         fp_futex_wake_all(&keeper->rounds);
-    return busy || !is_settled(keeper);
+    return !is_settled(keeper);
 }
 
-static void *keep(void *arg)
+static void *keep_lines(void *arg)
 {
     fp_keeper *keeper = arg;
     while (!atomic_load_explicit(&keeper->stop, memory_order_acquire)) {
         uint32_t calls = atomic_load_explicit(&keeper->calls, memory_order_acquire);
-        bool more = fp_keeper_step(keeper);
+        bool more = make_round(keeper);
+        if (wants_checkpoint(keeper))
+            call(&keeper->checks);
         if (!more)
             atomic_store_explicit(&keeper->asleep, true, memory_order_relaxed);
         fp_futex_wait(&keeper->calls, calls, more ? PACE_US : IDLE_US);
@@ -318,18 +317,52 @@ static void *keep(void *arg)
     return NULL;
 }
 
+/* Goes on with a checkpoint, or begins one. Returns whether something could be done. */
+static bool step_checkpoint(fp_keeper *keeper)
+{
+    fp_checkpoint *checkpoint = &keeper->checkpoint;
+    farpool_partition *partition = keeper->log->partition;
+    if (!checkpoint->running && !wants_checkpoint(keeper))
+        return false;
+    if (!checkpoint->running)
+        fp_checkpoint_begin(checkpoint, partition);
+    bool progress = fp_checkpoint_step(checkpoint, partition);
+    if (!checkpoint->running) {
+        raise_to(&keeper->clean, checkpoint->lsn);
+        atomic_fetch_add_explicit(&keeper->checkpoints, 1, memory_order_relaxed);
+    }
+    return progress;
+}
+
+static void *make_checkpoints(void *arg)
+{
+    fp_keeper *keeper = arg;
+    while (!atomic_load_explicit(&keeper->stop, memory_order_acquire)) {
+        uint32_t checks = atomic_load_explicit(&keeper->checks, memory_order_acquire);
+        if (!step_checkpoint(keeper))
+            fp_futex_wait(&keeper->checks, checks, keeper->checkpoint.running ? PACE_US : IDLE_US);
+    }
+    return NULL;
+}
+
+bool fp_keeper_step(fp_keeper *keeper)
+{
+    bool more = make_round(keeper);
+    return step_checkpoint(keeper) || more;
+}
+
 /* ---- waiting for it -------------------------------------------------------------------------- */
 
 static void wait_round(fp_keeper *keeper)
 {
     if (!keeper->started) { /* simulated: we are the keeper; time passes where it waits */
-        fp_keeper_step(keeper);
+        make_round(keeper);
         fp_redo_nudge(keeper->log, 1);
         return;
     }
     uint32_t round = atomic_load_explicit(&keeper->rounds, memory_order_acquire);
     atomic_fetch_add_explicit(&keeper->waiting, 1, memory_order_relaxed);
-    call(keeper);
+    call(&keeper->calls);
     fp_futex_wait(&keeper->rounds, round, PATIENCE_US);
     atomic_fetch_sub_explicit(&keeper->waiting, 1, memory_order_relaxed);
 }
@@ -355,6 +388,8 @@ int fp_keeper_wait_room(fp_keeper *keeper)
     uint64_t begin = fp_net_now_ns(net);
     int rc = 0;
     while (!rc && !has_room(log) && may_help(keeper)) {
+        if (!keeper->started)
+            step_checkpoint(keeper);
         wait_round(keeper);
         rc = fp_redo_failure(log);
     }
@@ -423,7 +458,7 @@ int fp_keeper_open(fp_redo_log *log, fp_keeper **out)
     if (!keeper)
         return fp_error(FARPOOL_E_NOMEM, "opening a redo log: no memory for its keeper");
     keeper->log = log;
-    keeper->clean = log->first;
+    atomic_init(&keeper->clean, log->first);
     keeper->thread = fp_thread_new(log->partition->pool, FP_USE_RING);
     if (!keeper->thread) {
         free(keeper);
@@ -431,6 +466,21 @@ int fp_keeper_open(fp_redo_log *log, fp_keeper **out)
     }
     *out = keeper;
     return 0;
+}
+
+static int start_threads(fp_keeper *keeper)
+{
+    int error = pthread_create(&keeper->lines_thread, NULL, keep_lines, keeper);
+    if (error)
+        return error;
+    error = pthread_create(&keeper->checkpoint_thread, NULL, make_checkpoints, keeper);
+    keeper->started = !error;
+    if (!error)
+        return 0;
+    atomic_store_explicit(&keeper->stop, true, memory_order_release);
+    call(&keeper->calls);
+    pthread_join(keeper->lines_thread, NULL);
+    return error;
 }
 
 int fp_keeper_start(fp_keeper *keeper)
@@ -441,22 +491,23 @@ int fp_keeper_start(fp_keeper *keeper)
     sigfillset(&all);
     int error = pthread_sigmask(SIG_SETMASK, &all, &before);
     if (!error) {
-        error = pthread_create(&keeper->id, NULL, keep, keeper);
+        error = start_threads(keeper);
         pthread_sigmask(SIG_SETMASK, &before, NULL);
     }
-    if (error)
-        return fp_error(FARPOOL_E_SYS, "partition %llu: starting the thread that keeps its log: %s",
-                        (unsigned long long)keeper->log->partition->id, strerror(error));
-    keeper->started = true;
-    return 0;
+    return error ? fp_error(FARPOOL_E_SYS,
+                            "partition %llu: starting the threads that keep its log: %s",
+                            (unsigned long long)keeper->log->partition->id, strerror(error))
+                 : 0;
 }
 
 void fp_keeper_stop(fp_keeper *keeper)
 {
     if (keeper->started) {
         atomic_store_explicit(&keeper->stop, true, memory_order_release);
-        call(keeper);
-        pthread_join(keeper->id, NULL);
+        call(&keeper->calls);
+        call(&keeper->checks);
+        pthread_join(keeper->checkpoint_thread, NULL);
+        pthread_join(keeper->lines_thread, NULL);
         keeper->started = false;
     }
     if (!atomic_load_explicit(&keeper->log->failed, memory_order_acquire))

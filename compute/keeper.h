@@ -9,9 +9,10 @@
  *     logged before that end is in the slabs then
  *   - let go of log that is both behind a checkpoint and on stable media: first in the rings' lines, then here
  *
- * The keeper is a thread of the library, one for each partition with a redo log, with all signals blocked. It has
- * connections of its own, so it keeps nobody up. In a simulated world there is no thread: who waits for the keeper
- * does its work, and others may call fp_keeper_step.
+ * That is the work of two threads of the library for each partition with a redo log, in which all signals are blocked:
+ * one for lines, with connections of its own, which waits for no latch, for whoever has one may be waiting for it;
+ * and one for checkpoints. In a simulated world there are no threads: who waits for them does their work, and others
+ * may call fp_keeper_step.
  */
 #ifndef FP_COMPUTE_KEEPER_H
 #define FP_COMPUTE_KEEPER_H
@@ -33,8 +34,8 @@ void fp_keeper_rouse(fp_keeper *keeper);
 /* Whether any memory node of the log's rings spills them. NULL: false. */
 bool fp_keeper_has_storage(const fp_keeper *keeper);
 
-/* Does what is to be done now. Waits for the network; takes page latches, and takes none while it waits for one.
- * For the keeper's thread, or (simulated world) anybody who holds no latches. Returns whether there is more to do. */
+/* In a simulated world: does what is to be done now. Waits for the network and takes page latches; for somebody who
+ * holds none. Returns whether there is more to do. */
 bool fp_keeper_step(fp_keeper *keeper);
 
 /* Returns when the log has room for an ordinary mini-transaction, at once if it will not get any by waiting. The

@@ -10,7 +10,7 @@
  *     a sentence for people about the last failure of the calling thread.
  *   - Every function may be called from any thread unless its comment says otherwise.
  *   - Sizes are bytes, times are nanoseconds, unless the name says otherwise.
- *   - The library starts one thread for each partition with a redo log, in which all signals are blocked; it
+ *   - The library starts two threads for each partition with a redo log, in which all signals are blocked; it
  *     imposes no allocator and blocks no signals in others. The first pool with
  *     mapping "vm" installs one handler for SIGBUS and SIGSEGV; faults that are not the library's own
  *     are passed on to the handler that was installed before.
