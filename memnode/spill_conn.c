@@ -131,6 +131,10 @@ bool fp_spill_ask(fp_spill *spill, fp_spill_ring *ring, enum fp_msg_type type, u
     if (ring->phase == FP_SPILL_LEAVING)
         spill->msg.bytes = 0;
     spill->msg.lsn = ring->owner.start;
+    if (type == FP_MSG_WAL_FENCE) { /* all that we have is of our owner's log, whoever wrote it */
+        spill->msg.epoch = ring->owner.epoch;
+        spill->msg.lsn = ring->owner.durable;
+    }
     if (!send_message(spill, ring->number, now))
         return false;
     ring->asked++;
@@ -204,6 +208,9 @@ static void take_state(fp_spill_ring *ring, enum fp_msg_type asked, const fp_msg
         ring->opened = msg->epoch ? msg->epoch : 1;
         ring->sent = msg->wal.end;
         ring->phase = FP_SPILL_KNOWN;
+    } else if (asked == FP_MSG_WAL_FENCE) {
+        ring->barred = false;
+        ring->phase = FP_SPILL_LOST;
     } else if (asked == FP_MSG_WAL_APPEND) {
         ring->landing_free = msg->wal.landing_free;
         ring->failed |= !msg->wal.streaming;
@@ -239,8 +246,12 @@ static void take_error(fp_spill_ring *ring, enum fp_msg_type asked, const fp_msg
                (msg->code == FARPOOL_E_FENCED || msg->code == FARPOOL_E_NOTFOUND)) {
         ring->phase = FP_SPILL_LOST; /* what WAL_GET said is not true any more */
         ring->due_ns = now + FOLLOW_NS;
+    } else if (asked == FP_MSG_WAL_APPEND && msg->code == FARPOOL_E_FENCED &&
+               ring->opened < ring->owner.epoch) {
+        ring->failed = ring->barred = true;
     } else {
         ring->failed = true;
+        ring->barred = false;
         fp_spill_hold(ring, msg->code, msg->text, now);
     }
 }

@@ -49,9 +49,11 @@ typedef struct fp_spill_ring {
     fp_ring_node node;   /* our line as it stands in the ring; magic 0: none */
 
     enum fp_spill_phase phase;
-    unsigned asked;      /* requests not answered */
-    bool absent;         /* there is no WAL yet; it is made to begin where our log does */
-    bool failed;         /* an append was refused: ask anew when all are answered */
+    unsigned asked; /* requests not answered */
+    bool absent;    /* there is no WAL yet; it is made to begin where our log does */
+    bool failed;    /* an append was refused: ask anew when all are answered */
+    bool
+        barred; /* because something was promised to an owner who has not begun: promise it to ours */
     uint64_t due_ns;     /* nothing is asked before */
     uint64_t backoff_ns; /* the last one; 0: all is well */
     uint64_t opened; /* epoch of our WAL_OPEN, and the highest that a frame we append may have */

@@ -5,7 +5,8 @@
  * Everything below an owner's durable is committed and the same in every ring that has it, whoever owned the log when
  * it was written. So it does not matter which node appends it, nor under which owner's line; and a WAL's promise is
  * never raised beyond the epoch of a frame that is about to be appended, for then the frames before it, of earlier
- * owners, could not be appended any more. Only a WAL that was promised to a later owner than the ring's line knows is
+ * owners, could not be appended any more. If it has been, by an owner who was about to begin and never did, it is
+ * raised to ours, from what is durable on. Only a WAL that was promised to a later owner than the ring's line knows is
  * left alone: that owner reads it now.
  *
  * The ring may not have yet what is durable in others; it may have something else there, of an earlier lap (then the
@@ -351,7 +352,7 @@ bool fp_spill_ring_step(fp_spill *spill, fp_spill_ring *ring, uint64_t now)
             ring->phase = FP_SPILL_LOST;
             ring->due_ns = wanted ? now + AGAIN_NS : 0;
         } else if (!is_fenced(ring, now) && !is_gap(ring, now)) {
-            fp_spill_ask(spill, ring, FP_MSG_WAL_OPEN, now);
+            fp_spill_ask(spill, ring, ring->barred ? FP_MSG_WAL_FENCE : FP_MSG_WAL_OPEN, now);
         }
         return false;
     case FP_SPILL_FOLLOWING:
