@@ -83,5 +83,5 @@ void ring_owner_grow(ring_owner *o, uint64_t more, size_t bytes)
 bool ring_owner_node(const ring_owner *o, unsigned copy, fp_ring_node *line)
 {
     fp_racy_copy(line, ring_owner_place(o, copy, FP_RING_NODE_AT), sizeof *line);
-    return fp_ring_node_is_valid(line, o->log.partition);
+    return fp_ring_node_is_valid(line, o->log.partition) && line->volume;
 }

@@ -36,6 +36,7 @@ enum {
     OWNERS_MIN = 2,
     OWNERS_MORE = 4,
     OPS_MAX = 150,
+    OPS_BIG = 500, /* for which the rings are used several times over */
     RING_BYTES = 1 << 20,
     OPEN_TRIES = 30,
     CALM_TRIES = 10,
@@ -295,7 +296,7 @@ static void begin(void)
     MODEL_CHECK(model_create(&r.model, r.current->part, &r.random) == 0);
     MODEL_CHECK(!farpool_wait_durable(r.current->part, UINT64_MAX, FARPOOL_DURABLE_STORAGE));
     r.base_stored = true;
-    r.model.big = r.seed % 2;
+    r.model.big = r.seed % 4 == 1;
     MODEL_CHECK(farpool_btree_open(r.current->part, r.model.root, &r.current->tree) == 0);
     note_rings(r.current);
 }
@@ -304,7 +305,7 @@ static void live(void)
 {
     for (unsigned owners = OWNERS_MIN + (unsigned)draw(OWNERS_MORE); owners; owners--) {
         sim_trouble_rouse(&r.trouble);
-        for (uint64_t ops = draw(OPS_MAX); ops; ops--) {
+        for (uint64_t ops = draw(r.model.big ? OPS_BIG : OPS_MAX); ops; ops--) {
             if (draw(10) == 0)
                 make_trouble(2000000);
             work(r.current);

@@ -104,7 +104,7 @@ static void check_lines(void)
             fp_ring_node line;
             if (!ring_owner_node(&part->o, i, &line))
                 continue;
-            CHECK(!line.volume ? !line.spilled : line.volume == r.storage.volume_id);
+            CHECK(line.volume == r.storage.volume_id);
             CHECK(line.spilled <= fp_wal_durable(wal));
         }
     }
