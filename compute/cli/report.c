@@ -55,11 +55,16 @@ static void survived_table(const cli_survived *s)
 
 static json_t *comeback_json(const cli_comeback *c)
 {
-    return json_pack("{s:I, s:I, s:I, s:f, s:f, s:f, s:f}", "writes", (json_int_t)c->writes,
-                     "records", (json_int_t)c->records, "pages_from_storage",
-                     (json_int_t)c->from_storage, "open_ms", c->open_ms, "first_record_ms",
-                     c->first_ms, "compared_seconds", c->compared_seconds, "longest_pause_ms",
-                     c->pause_ms);
+    json_t *json = json_pack("{s:I, s:I, s:I, s:f}", "writes", (json_int_t)c->writes, "records",
+                             (json_int_t)c->records, "pages_from_storage",
+                             (json_int_t)c->from_storage, "compared_seconds", c->compared_seconds);
+    if (c->open_ms > 0) {
+        json_object_set_new(json, "open_ms", json_real(c->open_ms));
+        json_object_set_new(json, "first_record_ms", json_real(c->first_ms));
+    } else {
+        json_object_set_new(json, "longest_pause_ms", json_real(c->pause_ms));
+    }
+    return json;
 }
 
 static json_t *survived_json(const cli_report *report)

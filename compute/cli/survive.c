@@ -101,12 +101,12 @@ static int wait_until(survive *s, unsigned comparisons, bool writing)
 /* Lets it write; at least one write has to be acknowledged meanwhile. */
 static int let_write(survive *s, double seconds)
 {
-    uint64_t start = fp_now_ns(), before = atomic_load(&s->notes->acknowledged);
     int rc = wait_until(s, 0, true);
+    uint64_t start = fp_now_ns(), before = atomic_load(&s->notes->acknowledged);
     while (!rc && (atomic_load(&s->notes->acknowledged) == before ||
                    (double)(fp_now_ns() - start) < seconds * 1e9)) {
         rc = check_owner(s);
-        if (!rc && fp_now_ns() - start > (uint64_t)((WAIT_SECONDS + seconds) * 1e9))
+        if (!rc && (double)(fp_now_ns() - start) > (WAIT_SECONDS + seconds) * 1e9)
             rc = fp_error(FARPOOL_E_TIMEOUT, "survive: no write was acknowledged within %d s",
                           WAIT_SECONDS);
         nap();
@@ -157,6 +157,7 @@ static int kill_memnode(survive *s, cli_comeback *back)
     *back = s->notes->found;
     back->writes = writes;
     back->pause_ms = pause;
+    back->open_ms = back->first_ms = 0; /* it had been opened before */
     return rc;
 }
 
