@@ -72,8 +72,10 @@ static int bring_stored(fp_thread *thread, fp_io *io, uint64_t least)
 {
     farpool_partition *partition = io->partition;
     int rc = fp_storage_fetch(thread, partition, io->pid, io->order, least, io->page);
-    if (!rc)
+    if (!rc) {
+        fp_count(&thread->count.stored_reads, 1);
         return fp_io_take_stored(io);
+    }
     partition->pool->mapping->unland(partition->pool, io->page, io->order);
     return rc;
 }

@@ -109,7 +109,7 @@ typedef struct fp_io {
  * by farpool_stats_get at any time). */
 typedef struct fp_counters {
     _Atomic uint64_t hits, misses, prefetched, evictions, written_back, bytes_read, bytes_written,
-        fault_errors, restarts, latch_waits;
+        stored_reads, fault_errors, restarts, latch_waits;
     _Atomic uint64_t fault_sum_ns, fault_max_ns, fault_count;
     _Atomic uint64_t fault_buckets[FARPOOL_LATENCY_BUCKETS];
 } fp_counters;

@@ -18,6 +18,7 @@ static void add_thread(fp_counters *count, farpool_stats *stats)
     stats->written_back += get(&count->written_back);
     stats->bytes_read += get(&count->bytes_read);
     stats->bytes_written += get(&count->bytes_written);
+    stats->stored_reads += get(&count->stored_reads);
     stats->fault_errors += get(&count->fault_errors);
     stats->restarts += get(&count->restarts);
     stats->latch_waits += get(&count->latch_waits);

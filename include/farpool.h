@@ -333,19 +333,20 @@ typedef struct farpool_latency {
 } farpool_latency;
 
 typedef struct farpool_stats {
-    size_t struct_size;      /* set by farpool_stats_get */
-    uint64_t frames;         /* frames of 4 KiB in the pool */
-    uint64_t frames_used;    /* frames that hold a page now */
-    uint64_t hits;           /* fixes and optimistic reads that found their page here */
-    uint64_t misses;         /* ... that had to fault it (prefetched pages are not misses) */
-    uint64_t prefetched;     /* pages fetched by farpool_prefetch */
-    uint64_t evictions;      /* pages dropped from the pool */
-    uint64_t written_back;   /* dirty pages written to their slots */
-    uint64_t bytes_read;     /* from memory nodes */
-    uint64_t bytes_written;  /* to memory nodes, slot headers included */
-    uint64_t fault_errors;   /* faults that ended in an error */
-    uint64_t restarts;       /* optimistic sections restarted because their page vanished */
-    uint64_t latch_waits;    /* times that a thread slept for a latch */
+    size_t struct_size;     /* set by farpool_stats_get */
+    uint64_t frames;        /* frames of 4 KiB in the pool */
+    uint64_t frames_used;   /* frames that hold a page now */
+    uint64_t hits;          /* fixes and optimistic reads that found their page here */
+    uint64_t misses;        /* ... that had to fault it (prefetched pages are not misses) */
+    uint64_t prefetched;    /* pages fetched by farpool_prefetch */
+    uint64_t evictions;     /* pages dropped from the pool */
+    uint64_t written_back;  /* dirty pages written to their slots */
+    uint64_t bytes_read;    /* from memory nodes */
+    uint64_t bytes_written; /* to memory nodes, slot headers included */
+    uint64_t stored_reads; /* pages fetched from storage nodes, as no memory node had a good copy */
+    uint64_t fault_errors; /* faults that ended in an error */
+    uint64_t restarts;     /* optimistic sections restarted because their page vanished */
+    uint64_t latch_waits;  /* times that a thread slept for a latch */
     uint64_t metadata_bytes; /* page words, frame table and free maps, as touched so far */
     /* of the redo logs of all partitions open now: */
     uint64_t redo_frames;     /* mini-transactions appended */

@@ -10,7 +10,11 @@
 
 #include "common/error.h"
 
-enum { LINE_KEY_BYTES = 12 };
+enum {
+    LINE_KEY_BYTES = 12,
+    RECORD_EXTRA = 64,   /* of a record in its node, and of a value's own page, at most */
+    OWN_PAGE_FROM = 700, /* a record of fewer bytes than this stands whole in its leaf */
+};
 
 static int read_all(const char *path, cli_input *input)
 {
@@ -303,4 +307,25 @@ void cli_input_free(cli_input *input)
     free(input->keys);
     free(input->records);
     free(input->text);
+}
+
+/* Values that leave a leaf room for fewer than four records have pages of their own (farpool.h), of a power of two;
+ * leaves are half full at worst. Above that: what evictions have in flight, the pages with which the pool is
+ * emptied, and updates, which lengthen records a little. */
+uint64_t cli_input_slab_bytes(const cli_input *input, uint64_t pool_bytes)
+{
+    uint64_t in_leaves = 0, own = 0;
+    for (size_t i = 0; i < input->count; i++) {
+        const cli_record *r = &input->records[i];
+        in_leaves += r->key.len + RECORD_EXTRA;
+        if (r->key.len + r->value.len + RECORD_EXTRA < OWN_PAGE_FROM) {
+            in_leaves += r->value.len;
+        } else {
+            uint64_t page = FARPOOL_UNIT_BYTES;
+            while (page < r->value.len + RECORD_EXTRA)
+                page *= 2;
+            own += page;
+        }
+    }
+    return 3 * in_leaves + own / 8 * 9 + pool_bytes / 8 * 9 + (32u << 20);
 }

@@ -32,5 +32,7 @@ typedef struct cli_input {
  * E_INVAL, E_TOO_BIG, E_SYS, E_NOMEM. */
 int cli_input_read(const char *path, bool quiet, cli_input *input) FARPOOL_MUST_CHECK;
 void cli_input_free(cli_input *input);
+/* What the records need of a partition's slab, if they are worked on through a pool of that size. */
+uint64_t cli_input_slab_bytes(const cli_input *input, uint64_t pool_bytes);
 
 #endif

@@ -2,7 +2,8 @@
 /*
  * farpool: loads a file into memory nodes and works on it through a small pool.
  *
- * Partitions do not outlive the process that opened them yet, so every command loads its file first.
+ * Its partitions have no redo log and do not outlive it, so every command loads its file first; but for the
+ * demo's phase "survive" (survive.h), which shows partitions that do.
  */
 #include <getopt.h>
 #include <stdio.h>
@@ -19,8 +20,6 @@ enum {
     EXIT_USAGE = 2,
     EXIT_NOT_FOUND = 3,
     POOL_MIN = 1 << 20,
-    RECORD_EXTRA = 64,   /* of a record in its node, and of a value's own page, at most */
-    OWN_PAGE_FROM = 700, /* a record of fewer bytes than this stands whole in its leaf */
 };
 
 typedef struct options {
@@ -51,8 +50,13 @@ static const char help[] =
     "works on\n"
     "them through a buffer pool much smaller than the data.\n"
     "\n"
-    "  demo FILE          load, verify, look up, scan, mixed load, verify again; ends with a "
-    "table\n"
+    "  demo FILE          load, verify, look up, scan, mixed load, verify again; before that, "
+    "kills "
+    "compute\n"
+    "                     process, memory nodes and a storage node under load, and compares what "
+    "is "
+    "left\n"
+    "                     with what was acknowledged; ends with a table\n"
     "  load FILE          load and verify\n"
     "  bench FILE         load, a mixed load, verify\n"
     "  get FILE KEY...    load, then print the values of the keys, one a line\n"
@@ -62,15 +66,15 @@ static const char help[] =
     "NAME:ARCH=VERSION\n"
     "where that is ambiguous), KEY<tab>VALUE, or plain lines, whose key is the line's number in 12 "
     "digits; which\n"
-    "of them is seen from its first line. '-' is standard input. Nothing is kept: a partition "
-    "lives as "
-    "long as the\n"
-    "process that opened it.\n"
+    "of them is seen from its first line. '-' is standard input. Nothing is kept: the partitions "
+    "have no\n"
+    "redo log and live as long as the process that opened them, but for those that demo kills.\n"
     "\n"
     "  --memnode URI      a memory node to use: verbs://HOST:PORT, tcp://HOST:PORT or shm:///PATH; "
     "may be\n"
     "                     given up to 16 times. Without it, two are started on this machine for "
-    "the time\n"
+    "the time;\n"
+    "                     with it, demo kills nothing\n"
     "  --transport T      of those: shm (default), tcp or verbs\n"
     "  --host ADDRESS     where those listen, for tcp and verbs (default 127.0.0.1)\n"
     "  --epoch N          fencing token: higher than that of the partition's last owner (default "
@@ -287,28 +291,7 @@ static int open_partition(const options *o, session *s)
     return farpool_btree_create(s->partition, &root, &s->tree);
 }
 
-/* What the records need of the slab. Values that leave a leaf room for fewer than four records have pages of
- * their own (farpool.h), of a power of two; leaves are half full at worst. Above that: what evictions have in
- * flight, the pages with which the pool is emptied, and updates, which lengthen records a little. */
-static uint64_t slab_estimate(const cli_input *input, uint64_t pool_bytes)
-{
-    uint64_t in_leaves = 0, own = 0;
-    for (size_t i = 0; i < input->count; i++) {
-        const cli_record *r = &input->records[i];
-        in_leaves += r->key.len + RECORD_EXTRA;
-        if (r->key.len + r->value.len + RECORD_EXTRA < OWN_PAGE_FROM) {
-            in_leaves += r->value.len;
-        } else {
-            uint64_t page = FARPOOL_UNIT_BYTES;
-            while (page < r->value.len + RECORD_EXTRA)
-                page *= 2;
-            own += page;
-        }
-    }
-    return 3 * in_leaves + own / 8 * 9 + pool_bytes / 8 * 9 + (32u << 20);
-}
-
-static int open_session(options *o, session *s)
+static int read_input(options *o, session *s)
 {
     int rc = cli_input_read(o->file, o->target.quiet, &s->input);
     if (rc)
@@ -319,16 +302,41 @@ static int open_session(options *o, session *s)
     uint64_t pool = s->input.bytes / 8;
     s->report.pool_bytes = o->pool_bytes ? o->pool_bytes : pool < POOL_MIN ? POOL_MIN : pool;
     if (!o->slab_bytes)
-        o->slab_bytes = slab_estimate(&s->input, s->report.pool_bytes);
+        o->slab_bytes = cli_input_slab_bytes(&s->input, s->report.pool_bytes);
     o->target.updates = calloc(s->input.count, sizeof *o->target.updates);
     if (!o->target.updates)
         return fp_error(FARPOOL_E_NOMEM, "%s: no memory for %zu records", o->file, s->input.count);
+    return 0;
+}
+
+static int run_survive(const options *o, session *s)
+{
+    cli_survive plan = {.input = &s->input,
+                        .transport = o->transport,
+                        .host = o->host,
+                        .pool_bytes = s->report.pool_bytes,
+                        .slab_bytes = o->slab_bytes,
+                        .seconds = o->target.seconds,
+                        .threads = o->target.threads,
+                        .vm = !strcmp(o->mapping, "vm"),
+                        .quiet = o->target.quiet};
+    s->report.survive = true;
+    if (!o->memnode_count)
+        return cli_survive_run(&plan, &s->report.survived);
+    snprintf(s->report.survived.left_out, sizeof s->report.survived.left_out,
+             "it kills memory nodes, and those named by --memnode are not ours");
+    return 0;
+}
+
+static int open_session(options *o, session *s)
+{
+    int rc;
     if (o->memnode_count) {
         s->nodes.count = o->memnode_count;
         memcpy(s->nodes.uris, o->memnodes, sizeof o->memnodes);
     } else {
         rc = cli_nodes_start(&s->nodes, o->own_nodes, o->transport, o->host,
-                             o->slab_bytes / o->own_nodes * 5 / 4 + (16u << 20));
+                             o->slab_bytes / o->own_nodes * 5 / 4 + (16u << 20), NULL);
         if (rc)
             return rc;
     }
@@ -433,7 +441,12 @@ static int print_record(void *arg, farpool_slice key, farpool_slice value)
 
 static int run(options *o, session *s, bool *missing)
 {
-    int rc = open_session(o, s);
+    int rc = read_input(o, s);
+    /* First, for it forks. */
+    if (!rc && !strcmp(o->command, "demo"))
+        rc = run_survive(o, s);
+    if (!rc)
+        rc = open_session(o, s);
     if (rc)
         return rc;
     if (!strcmp(o->command, "demo"))

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "compute/cli/nodes.h"
 
+#include <fcntl.h>
 #include <jansson.h>
 #include <libgen.h>
 #include <limits.h>
@@ -18,32 +19,35 @@
 
 enum { USAGE_WAIT_MS = 2000 };
 
-static void exec_memnode(const char *listen, uint64_t bytes, int ready_fd)
+static void exec_node(const cli_nodes *nodes, const char *listen, int ready_fd)
 {
     char self[PATH_MAX] = "", path[PATH_MAX + 32], memory[32], fd[16];
     if (readlink("/proc/self/exe", self, sizeof self - 1) < 0)
         _exit(127);
-    snprintf(path, sizeof path, "%s/farpool-memnode", dirname(self));
-    snprintf(memory, sizeof memory, "%lluk", (unsigned long long)(bytes >> 10));
+    snprintf(path, sizeof path, "%s/farpool-%s", dirname(self),
+             nodes->volume ? "storagenode" : "memnode");
+    snprintf(memory, sizeof memory, "%lluk", (unsigned long long)(nodes->bytes_each >> 10));
     snprintf(fd, sizeof fd, "%d", ready_fd);
     prctl(PR_SET_PDEATHSIG, SIGTERM);
-    execl(path, path, "--listen", listen, "--memory", memory, "--ready-fd", fd, "--log-level",
-          "error", (char *)NULL);
+    const char *own = nodes->volume ? "--volume" : "--memory";
+    const char *value = nodes->volume ? nodes->volume : memory;
+    execl(path, path, "--listen", listen, "--ready-fd", fd, "--log-level", "error", own, value,
+          nodes->storage ? "--storage" : NULL, nodes->storage, (char *)NULL);
     perror(path);
     _exit(127);
 }
 
-static int start_one(cli_nodes *nodes, unsigned i, const char *listen, uint64_t bytes)
+static int start_one(cli_nodes *nodes, unsigned i, const char *listen)
 {
     int fds[2];
-    if (pipe(fds))
-        return fp_error_sys("starting a memory node: pipe");
+    if (pipe2(fds, O_CLOEXEC))
+        return fp_error_sys("starting a node: pipe");
     pid_t pid = fork();
     if (pid < 0)
-        return fp_error_sys("starting a memory node: fork");
+        return fp_error_sys("starting a node: fork");
     if (!pid) {
-        close(fds[0]);
-        exec_memnode(listen, bytes, fds[1]);
+        fcntl(fds[1], F_SETFD, 0);
+        exec_node(nodes, listen, fds[1]);
     }
     nodes->pids[i] = pid;
     close(fds[1]);
@@ -54,8 +58,8 @@ static int start_one(cli_nodes *nodes, unsigned i, const char *listen, uint64_t 
     if (uri)
         snprintf(nodes->texts[i], sizeof nodes->texts[i], "%s", uri);
     else
-        rc = fp_error(FARPOOL_E_NODE, "farpool-memnode at %s did not start; it says why above",
-                      listen);
+        rc = fp_error(FARPOOL_E_NODE, "farpool-%s at %s did not start; it says why above",
+                      nodes->volume ? "storagenode" : "memnode", listen);
     nodes->uris[i] = nodes->texts[i];
     json_decref(json);
     if (ready)
@@ -63,18 +67,17 @@ static int start_one(cli_nodes *nodes, unsigned i, const char *listen, uint64_t 
     return rc;
 }
 
-int cli_nodes_start(cli_nodes *nodes, unsigned count, const char *transport, const char *host,
-                    uint64_t bytes_each)
+static int start_all(cli_nodes *nodes, unsigned count, const char *transport, const char *host)
 {
-    memset(nodes, 0, sizeof *nodes);
     for (unsigned i = 0; i < count; i++) {
         char listen[256];
         if (!strcmp(transport, "shm"))
-            snprintf(listen, sizeof listen, "shm:///tmp/farpool-%d-%u.sock", (int)getpid(), i);
+            snprintf(listen, sizeof listen, "shm:///tmp/farpool-%d-%s%u.sock", (int)getpid(),
+                     nodes->volume ? "storage-" : "", i);
         else
             snprintf(listen, sizeof listen, "%s://%s:0", transport, host);
         nodes->count = i + 1;
-        int rc = start_one(nodes, i, listen, bytes_each);
+        int rc = start_one(nodes, i, listen);
         if (rc) {
             cli_nodes_stop(nodes);
             return rc;
@@ -83,14 +86,47 @@ int cli_nodes_start(cli_nodes *nodes, unsigned count, const char *transport, con
     return 0;
 }
 
+int cli_nodes_start(cli_nodes *nodes, unsigned count, const char *transport, const char *host,
+                    uint64_t bytes_each, const char *storage)
+{
+    *nodes = (cli_nodes){.bytes_each = bytes_each, .storage = storage};
+    return start_all(nodes, count, transport, host);
+}
+
+int cli_storage_start(cli_nodes *nodes, const char *transport, const char *host, const char *volume)
+{
+    *nodes = (cli_nodes){.volume = volume};
+    return start_all(nodes, 1, transport, host);
+}
+
+void cli_nodes_kill(cli_nodes *nodes, unsigned i)
+{
+    if (nodes->pids[i] <= 0)
+        return;
+    kill(nodes->pids[i], SIGKILL);
+    waitpid(nodes->pids[i], NULL, 0);
+    nodes->pids[i] = 0;
+}
+
+int cli_nodes_restart(cli_nodes *nodes, unsigned i)
+{
+    char listen[sizeof nodes->texts[i]];
+    strcpy(listen, nodes->texts[i]);
+    return start_one(nodes, i, listen);
+}
+
 void cli_nodes_stop(cli_nodes *nodes)
 {
+    static const char shm[] = "shm://";
     for (unsigned i = 0; i < nodes->count; i++)
         if (nodes->pids[i] > 0)
             kill(nodes->pids[i], SIGTERM);
-    for (unsigned i = 0; i < nodes->count; i++)
+    for (unsigned i = 0; i < nodes->count; i++) {
         if (nodes->pids[i] > 0)
             waitpid(nodes->pids[i], NULL, 0);
+        else if (!strncmp(nodes->texts[i], shm, sizeof shm - 1)) /* killed: its socket is left */
+            unlink(nodes->texts[i] + sizeof shm - 1);
+    }
     nodes->count = 0;
 }
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Memory nodes that a command starts for itself and stops at its end. */
+/* Memory nodes, and a storage node, that a command starts for itself and stops at its end. */
 #ifndef FP_CLI_NODES_H
 #define FP_CLI_NODES_H
 
@@ -12,15 +12,25 @@ enum { CLI_NODES_MAX = 16 };
 
 typedef struct cli_nodes {
     const char *uris[CLI_NODES_MAX];
-    pid_t pids[CLI_NODES_MAX]; /* 0: not ours */
+    pid_t pids[CLI_NODES_MAX]; /* 0: not ours, or killed */
     unsigned count;
-    char texts[CLI_NODES_MAX][256];
+    char texts[CLI_NODES_MAX][256]; /* of uris, if they are ours */
+    uint64_t bytes_each;
+    const char *storage; /* URI of the storage node to which they spill, or NULL */
+    const char *volume;  /* then they are storage nodes; else NULL */
 } cli_nodes;
 
 /* Starts farpool-memnode (which stands beside this program) count times, with so many bytes each. host:
- * where to listen, for tcp and verbs. Waits until they serve. */
+ * where to listen, for tcp and verbs. storage (or NULL) is used until cli_nodes_stop. Waits until they serve. */
 int cli_nodes_start(cli_nodes *nodes, unsigned count, const char *transport, const char *host,
-                    uint64_t bytes_each) FARPOOL_MUST_CHECK;
+                    uint64_t bytes_each, const char *storage) FARPOOL_MUST_CHECK;
+/* The same for one farpool-storagenode on a volume, whose path is used until cli_nodes_stop. */
+int cli_storage_start(cli_nodes *nodes, const char *transport, const char *host,
+                      const char *volume) FARPOOL_MUST_CHECK;
+/* kill -9 of one that is ours; waits until it is gone. */
+void cli_nodes_kill(cli_nodes *nodes, unsigned i);
+/* Starts one that was killed again, at the address that it had. */
+int cli_nodes_restart(cli_nodes *nodes, unsigned i) FARPOOL_MUST_CHECK;
 void cli_nodes_stop(cli_nodes *nodes);
 
 /* CPU time used so far by those that are ours, in seconds; negative: they are not ours, so unknown. */

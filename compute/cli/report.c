@@ -19,6 +19,67 @@ static double hit_rate(const farpool_stats *stats)
 
 static double mib(uint64_t bytes) { return (double)bytes / 1048576; }
 
+static void survived_table(const cli_survived *s)
+{
+    if (!s->ran) {
+        printf("\nsurvive: left out: %s.\n", s->left_out);
+        return;
+    }
+    printf("\nsurvive: %d memory nodes, each with a log ring (acknowledged: %d have it) and "
+           "spilling to a "
+           "storage node\n",
+           CLI_SURVIVE_NODES, CLI_SURVIVE_QUORUM);
+    printf("  kill -9 of the compute process: opened again in %.1f ms, first record after %.1f ms, "
+           "all "
+           "%llu records compared\n"
+           "      in %.2f s: nothing lost of %llu acknowledged writes\n",
+           s->compute.open_ms, s->compute.first_ms, (unsigned long long)s->compute.records,
+           s->compute.compared_seconds, (unsigned long long)s->compute.writes);
+    printf("  kill -9 of a memory node: %llu writes acknowledged after it, longest pause %.1f ms; "
+           "all %llu "
+           "records compared\n"
+           "      in %.2f s, for which %llu pages came from the storage node: nothing lost\n",
+           (unsigned long long)s->memnode.writes, s->memnode.pause_ms,
+           (unsigned long long)s->memnode.records, s->memnode.compared_seconds,
+           (unsigned long long)s->memnode.from_storage);
+    printf(
+        "  kill -9 of everything: opened from the storage node in %.1f ms, first record after %.1f "
+        "ms, "
+        "all %llu records\n"
+        "      compared in %.2f s (%llu pages from the storage node): nothing lost of %llu writes "
+        "acknowledged as durable on storage\n",
+        s->all.open_ms, s->all.first_ms, (unsigned long long)s->all.records,
+        s->all.compared_seconds, (unsigned long long)s->all.from_storage,
+        (unsigned long long)s->all.writes);
+}
+
+static json_t *comeback_json(const cli_comeback *c)
+{
+    json_t *json = json_pack("{s:I, s:I, s:I, s:f}", "writes", (json_int_t)c->writes, "records",
+                             (json_int_t)c->records, "pages_from_storage",
+                             (json_int_t)c->from_storage, "compared_seconds", c->compared_seconds);
+    if (c->open_ms > 0) {
+        json_object_set_new(json, "open_ms", json_real(c->open_ms));
+        json_object_set_new(json, "first_record_ms", json_real(c->first_ms));
+    } else {
+        json_object_set_new(json, "longest_pause_ms", json_real(c->pause_ms));
+    }
+    return json;
+}
+
+static json_t *survived_json(const cli_report *report)
+{
+    const cli_survived *s = &report->survived;
+    if (!report->survive)
+        return json_null();
+    if (!s->ran)
+        return json_pack("{s:s}", "left_out", s->left_out);
+    return json_pack("{s:i, s:i, s:o, s:o, s:o}", "memory_nodes", CLI_SURVIVE_NODES, "quorum",
+                     CLI_SURVIVE_QUORUM, "compute_killed", comeback_json(&s->compute),
+                     "memory_node_killed", comeback_json(&s->memnode), "all_killed",
+                     comeback_json(&s->all));
+}
+
 void cli_report_table(const cli_report *report)
 {
     uint64_t read = 0, written = 0;
@@ -58,6 +119,8 @@ void cli_report_table(const cli_report *report)
         printf(".\nTheir CPU time is not known here: they were not started by this command.\n");
     else
         printf("\nand were busy for %.2f s.\n", report->node_cpu_seconds);
+    if (report->survive)
+        survived_table(&report->survived);
 }
 
 int cli_report_json(const cli_report *report)
@@ -77,13 +140,14 @@ int cli_report_json(const cli_report *report)
     }
     json_t *cpu = report->node_cpu_seconds < 0 ? json_null() : json_real(report->node_cpu_seconds);
     json_t *all = json_pack(
-        "{s:s, s:I, s:I, s:I, s:I, s:s, s:s, s:i, s:b, s:b, s:o, s:I, s:o}", "source",
+        "{s:s, s:I, s:I, s:I, s:I, s:s, s:s, s:i, s:b, s:b, s:o, s:I, s:o, s:o}", "source",
         report->source, "records", (json_int_t)report->input->count, "bytes",
         (json_int_t)report->input->bytes, "duplicates", (json_int_t)report->input->duplicates,
         "pool_bytes", (json_int_t)report->pool_bytes, "transport", report->transport, "mapping",
         report->mapping, "threads", (int)report->threads, "verified", report->verified,
         "all_went_out", report->verified && !report->kept, "memnode_cpu_seconds", cpu,
-        "memnode_cpu_bytes", (json_int_t)report->node_data_bytes, "phases", phases);
+        "memnode_cpu_bytes", (json_int_t)report->node_data_bytes, "phases", phases, "survive",
+        survived_json(report));
     int bad = !all || json_dumpf(all, stdout, JSON_INDENT(2)) || putchar('\n') == EOF;
     json_decref(all);
     return bad ? fp_error(FARPOOL_E_SYS, "writing JSON to standard output failed") : 0;

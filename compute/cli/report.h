@@ -4,6 +4,7 @@
 #define FP_CLI_REPORT_H
 
 #include "compute/cli/nodes.h"
+#include "compute/cli/survive.h"
 #include "compute/cli/workload.h"
 
 typedef struct cli_report {
@@ -17,6 +18,8 @@ typedef struct cli_report {
     bool kept;                /* ... but some pages had not left the pool before it */
     double node_cpu_seconds;  /* negative: unknown */
     uint64_t node_data_bytes; /* page bytes moved by the memory nodes' CPUs */
+    bool survive;             /* that phase belongs to this run */
+    cli_survived survived;
 } cli_report;
 
 void cli_report_table(const cli_report *report);

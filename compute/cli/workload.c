@@ -197,8 +197,7 @@ static bool goes_over_all(enum cli_phase phase)
     return phase == CLI_LOAD || phase == CLI_VERIFY || phase == CLI_AGAIN;
 }
 
-/* A step that has no divisor in common with the count, so that steps of it meet each record once. */
-static size_t scattering_step(size_t count)
+size_t cli_scattering_step(size_t count)
 {
     for (size_t step = 7919;; step += 2) {
         size_t a = step, b = count;
@@ -216,7 +215,7 @@ static size_t scattering_step(size_t count)
 static int each_record(worker *w)
 {
     const cli_input *input = w->target->input;
-    size_t step = scattering_step(input->count);
+    size_t step = cli_scattering_step(input->count);
     int rc = 0;
     for (size_t n = w->index; n < input->count && !rc; n += w->target->threads) {
         size_t i = (size_t)((unsigned __int128)n * step % input->count);

@@ -45,4 +45,7 @@ typedef struct cli_result {
 int cli_phase_run(const cli_target *target, enum cli_phase phase,
                   cli_result *result) FARPOOL_MUST_CHECK;
 
+/* A step that has no divisor in common with the count, so that steps of it meet each record once. */
+size_t cli_scattering_step(size_t count);
+
 #endif

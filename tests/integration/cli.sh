@@ -29,6 +29,20 @@ expect 0 '^a.one$' "$farpool" scan "$dir/tsv" --reverse --from az -q
 expect 0 '1 records were replaced' "$farpool" load "$dir/tsv"
 expect 0 '"verified": true' "$farpool" load "$dir/tsv" -q -o json
 expect 0 'farpool COMMAND' "$farpool" --help
+expect 0 'storage node under load' "$farpool" demo --help
+# Where a storage node does not start, and where the memory nodes are others', nothing is killed, and that is said.
+mkdir "$dir/bin"
+cp "$farpool" "$farpool-memnode" "$dir/bin/"
+ln -s /bin/false "$dir/bin/farpool-storagenode"
+expect 0 'survive: left out: the storage node did not start' "$dir/bin/farpool" demo "$dir/tsv" -q --seconds 0.1
+expect 0 '"left_out": "the storage node' "$dir/bin/farpool" demo "$dir/tsv" -q --seconds 0.1 -o json
+"$farpool-memnode" --listen "shm://$dir/node.sock" --memory 128m --ready-file "$dir/ready" 2>/dev/null &
+memnode=$!
+trap 'kill "$memnode"; rm -rf "$dir"' EXIT
+while [ ! -e "$dir/ready" ] && kill -0 "$memnode"; do sleep 0.05; done
+expect 0 'survive: left out: it kills memory nodes' "$farpool" demo "$dir/tsv" -q --seconds 0.1 --memnode "shm://$dir/node.sock"
+expect 1 'making a directory like' env TMPDIR="$dir/nothing" "$farpool" demo "$dir/tsv" -q --seconds 0.1
+expect 0 '"survive": null' "$farpool" load "$dir/tsv" -q -o json
 expect 0 '^farpool [0-9]' "$farpool" --version
 expect 2 'command and a file' "$farpool"
 expect 2 'no such command' "$farpool" frobnicate "$dir/tsv"
