@@ -14,6 +14,7 @@
 #include "compute/thread.h"
 
 enum {
+    HURRY_US = 300,       /* between rounds while somebody waits for them */
     PACE_US = 5000,       /* between rounds while there is something to wait for */
     IDLE_US = 1000000,    /* while there is not: then it looks whether it was fenced */
     PATIENCE_US = 100000, /* of those who wait for it, before they look again */
@@ -311,7 +312,8 @@ static void *keep_lines(void *arg)
             call(&keeper->checks);
         if (!more)
             atomic_store_explicit(&keeper->asleep, true, memory_order_relaxed);
-        fp_futex_wait(&keeper->calls, calls, more ? PACE_US : IDLE_US);
+        bool hurry = atomic_load_explicit(&keeper->waiting, memory_order_relaxed) > 0;
+        fp_futex_wait(&keeper->calls, calls, hurry ? HURRY_US : more ? PACE_US : IDLE_US);
         atomic_store_explicit(&keeper->asleep, false, memory_order_relaxed);
     }
     return NULL;
@@ -353,7 +355,8 @@ bool fp_keeper_step(fp_keeper *keeper)
 
 /* ---- waiting for it -------------------------------------------------------------------------- */
 
-static void wait_round(fp_keeper *keeper)
+/* The first time it is called; then it hurries anyway, but does not turn around all the time. */
+static void wait_round(fp_keeper *keeper, bool first)
 {
     if (!keeper->started) { /* simulated: we are the keeper; time passes where it waits */
         make_round(keeper);
@@ -362,7 +365,8 @@ static void wait_round(fp_keeper *keeper)
     }
     uint32_t round = atomic_load_explicit(&keeper->rounds, memory_order_acquire);
     atomic_fetch_add_explicit(&keeper->waiting, 1, memory_order_relaxed);
-    call(&keeper->calls);
+    if (first)
+        call(&keeper->calls);
     fp_futex_wait(&keeper->rounds, round, PATIENCE_US);
     atomic_fetch_sub_explicit(&keeper->waiting, 1, memory_order_relaxed);
 }
@@ -386,11 +390,12 @@ int fp_keeper_wait_room(fp_keeper *keeper)
         return 0;
     const fp_net *net = log->partition->pool->transports[0].net;
     uint64_t begin = fp_net_now_ns(net);
+    unsigned rounds = 0;
     int rc = 0;
     while (!rc && !has_room(log) && may_help(keeper)) {
         if (!keeper->started)
             step_checkpoint(keeper);
-        wait_round(keeper);
+        wait_round(keeper, rounds++ == 0);
         rc = fp_redo_failure(log);
     }
     atomic_fetch_add_explicit(&keeper->waits, 1, memory_order_relaxed);
@@ -438,7 +443,7 @@ int fp_keeper_wait_stored(fp_keeper *keeper, uint64_t lsn, unsigned timeout_ms)
                             (unsigned long long)log->partition->id,
                             (unsigned long long)get(&log->stored), (unsigned long long)lsn,
                             timeout_ms);
-        wait_round(keeper);
+        wait_round(keeper, rounds == 0);
     }
     return 0;
 }
