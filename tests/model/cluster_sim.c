@@ -264,6 +264,19 @@ static bool succeed(void)
     }
 }
 
+/* The owner dies right after what it has done last, and perhaps a memory node with it. */
+static void sudden_death(void)
+{
+    for (unsigned i = 0; i < r.sim.node_count; i++)
+        fp_sim_reset(r.sim.world, r.current->name, r.sim.uris[i] + strlen("sim://"));
+    r.current->done = true;
+    unsigned victim = (unsigned)draw(r.sim.node_count);
+    if (r.quorum > 1 && draw(2)) {
+        r.trouble.crashes_left++;
+        sim_trouble_crash(&r.trouble, victim);
+    }
+}
+
 /* Every machine loses its power. */
 static void disaster(void)
 {
@@ -312,6 +325,8 @@ static void live(void)
             note_rings(r.current);
         }
         count.laps += atomic_load(&r.current->part->redo->end) / RING_BYTES;
+        if (draw(2))
+            sudden_death();
         if (draw(4) == 0)
             disaster();
         make_trouble(500000);
