@@ -101,7 +101,7 @@ CLI := $(if $(CLI_SRC),$(B)/farpool)
 TESTS := $(patsubst tests/%.c,$(B)/tests/%,$(TEST_SRC))
 BENCHES := $(patsubst bench/%.c,$(B)/bench/%,$(BENCH_SRC))
 
-.PHONY: all help deps deps-build demo test check fuzz bench bench-programs tests tests-unit install uninstall format \
+.PHONY: all help deps deps-build demo test check sim fuzz bench bench-programs tests tests-unit install uninstall format \
 	lint clean FORCE
 .DELETE_ON_ERROR:
 .SECONDARY:
@@ -116,9 +116,10 @@ endif
 
 help:
 	@echo 'make all                builds library, nodes and CLI into $(B)/'
-	@echo 'make demo               real input through memory nodes on this machine, under a minute'
+	@echo 'make demo               real input through memory nodes on this machine, kill -9 included; under a minute'
 	@echo 'make test [T=SUITE[/NAME]]  every test, or one suite, or one test; under 20 minutes'
 	@echo 'make check              the quick part of the tests; under 2 minutes'
+	@echo 'make sim [SEEDS=500] [SEED=1]  whole simulated clusters that fail in every way, from seed SEED on'
 	@echo 'make fuzz [T=NAME] [SECONDS=60]  each fuzzer, or one, under libFuzzer (clang)'
 	@echo 'make bench              builds the benchmarks and runs each (see bench/run --help)'
 	@echo 'make install uninstall  prefix=$(prefix) DESTDIR=$(DESTDIR)'
@@ -219,6 +220,10 @@ test: deps
 
 check: deps
 	@tests/run --quick
+
+sim: deps
+	@$(MAKE) --no-print-directory $(B)/tests/model/cluster_sim
+	@SEED='$(or $(SEED),1)' SEEDS='$(or $(SEEDS),500)' $(B)/tests/model/cluster_sim
 
 fuzz: deps
 	@scripts/fuzz $(or $(SECONDS),60) $(T)

@@ -130,9 +130,8 @@ static bool finish_write(fp_thread *thread, fp_io *io, int *error)
         fp_count(&thread->count.written_back, 1);
         fp_count(&thread->count.bytes_written,
                  FP_SLOT_HEADER_BYTES + ((uint64_t)FARPOOL_UNIT_BYTES << io->order));
-    } else {
+    } else if (!fp_slot_move(io->partition, io->pid, io->order)) {
         *error = io->status;
-        fp_slot_move(io->partition, io->pid, io->order);
     }
     fp_io_put(thread, io);
     fp_shared_leave(entry);
@@ -265,8 +264,8 @@ int fp_evict_take(fp_thread *thread, unsigned order, enum fp_evict_effort effort
     uint64_t step = order ? 1ull << order : 2ull * PATIENCE * STRETCH;
     uint64_t lap = pool->frame_count / step + 1;
     uint64_t tries = effort == FP_EVICT_ONCE ? lap : GIVE_UP_LAPS * lap, deadline = 0;
-    int error = 0;
     for (uint64_t i = 0;; i++) {
+        int error = 0;
         fp_frames_gather(pool, i || order ? FP_THREADS_MAX : 1);
         if (order)
             evict_region(thread, order, &error);

@@ -85,6 +85,11 @@ static void take_refusal(fp_redo_log *log, int rc)
         fp_redo_fail(log, rc);
 }
 
+static void doubt(fp_ring *ring)
+{
+    atomic_store_explicit(&ring->doubted, true, memory_order_relaxed);
+}
+
 /* Starts the exchange of lines with one ring: what is to be told, then what is to be learned. Returns how many
  * transfers are under way. */
 static unsigned post_lines(fp_keeper *keeper, unsigned index, fp_ring_owner *line)
@@ -97,6 +102,7 @@ static unsigned post_lines(fp_keeper *keeper, unsigned index, fp_ring_owner *lin
     unsigned n = 0;
     int rc = fp_remote_ready(thread, log->partition, ring->node);
     if (rc) {
+        doubt(ring);
         take_refusal(log, rc);
         return 0;
     }
@@ -116,6 +122,8 @@ static unsigned post_lines(fp_keeper *keeper, unsigned index, fp_ring_owner *lin
     ops[n] = fp_ring_line_op(log, ring, FP_NET_READ, FP_RING_NODE_AT, NULL, ios[n]);
     n++;
     rc = fp_remote_send(thread, ring->node, ops, n);
+    if (rc)
+        doubt(ring);
     for (unsigned i = 0; rc && i < n; i++)
         fp_io_put(thread, ios[i]);
     return rc ? 0 : n;
@@ -170,6 +178,8 @@ static void exchange_lines(fp_keeper *keeper)
                 ring->told_slabs = log->slabs.version;
             } else if (!io->status) {
                 take_node_line(log, ring);
+            } else {
+                doubt(ring);
             }
             fp_io_put(thread, io);
             pending--;

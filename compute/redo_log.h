@@ -38,6 +38,9 @@ typedef struct fp_ring {
     /* It has this owner's first frame, and before it the log: now a line of his may be there, by which what it has is
      * spilled. Set by release by the flusher, read by acquire by the keeper. */
     _Atomic bool speaks;
+    /* Relaxed: the keeper cannot reach its node, so whoever is the flusher next has to find out if it is lost, though
+     * nothing may be left to write: who waits for room appends nothing. */
+    _Atomic bool doubted;
     /* the keeper's: */
     uint64_t told_start, told_durable; /* what its owner's line says */
     uint64_t told_slabs;               /* the version that it has */

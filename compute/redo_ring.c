@@ -157,6 +157,14 @@ static void post(fp_redo_log *log, unsigned index, uint64_t end)
         fp_io_put(thread, ios[--n]);
 }
 
+/* Writes the last bytes again, to see whether they arrive. */
+static void probe(fp_ring *ring, uint64_t end)
+{
+    if (atomic_exchange_explicit(&ring->doubted, false, memory_order_relaxed) && !ring->blank &&
+        ring->posted == end)
+        ring->posted = end - FP_REDO_ALIGN;
+}
+
 void fp_rings_post(fp_redo_log *log)
 {
     uint64_t end = atomic_load_explicit(&log->end, memory_order_acquire);
@@ -164,6 +172,7 @@ void fp_rings_post(fp_redo_log *log)
         fp_ring *ring = &log->rings[i];
         if (is_lost(ring) || ring->inflight)
             continue;
+        probe(ring, end);
         if (is_line_due(log, ring))
             post_line(log, ring, i);
         else if (ring->posted < end)

@@ -193,15 +193,17 @@ int fp_slot_take(farpool_partition *partition, unsigned order, uint32_t *slot)
     return 0;
 }
 
-void fp_slot_move(farpool_partition *partition, farpool_pid pid, unsigned order)
+bool fp_slot_move(farpool_partition *partition, farpool_pid pid, unsigned order)
 {
     fp_entry *entry = &partition->entries[pid];
     uint32_t slot = atomic_load_explicit(&entry->slot, memory_order_relaxed);
     unsigned node = fp_slot_node(partition, slot);
     if (atomic_load_explicit(&partition->pool->nodes[node].down_until_ns, memory_order_relaxed))
         fp_slab_retire(partition, node);
-    if (fp_slab_is_retired(partition, node) && !fp_slot_take(partition, order, &slot))
-        atomic_store_explicit(&entry->slot, slot, memory_order_relaxed);
+    if (!fp_slab_is_retired(partition, node) || fp_slot_take(partition, order, &slot))
+        return false;
+    atomic_store_explicit(&entry->slot, slot, memory_order_relaxed);
+    return true;
 }
 
 void fp_slab_close(farpool_partition *partition)

@@ -49,7 +49,8 @@ void fp_slab_retire(farpool_partition *partition, unsigned node);
 
 /* A free slot. E_NOSPACE. */
 int fp_slot_take(farpool_partition *partition, unsigned order, uint32_t *slot) FARPOOL_MUST_CHECK;
-/* A page could not be written to its slot: if its node is gone, the page gets another one. By whoever writes it back. */
-void fp_slot_move(farpool_partition *partition, farpool_pid pid, unsigned order);
+/* A page could not be written to its slot: if its node is gone, the page gets another one, where it can be written to.
+ * Returns whether that is so. By whoever writes it back. */
+bool fp_slot_move(farpool_partition *partition, farpool_pid pid, unsigned order);
 
 #endif

@@ -124,8 +124,12 @@ void cli_nodes_stop(cli_nodes *nodes)
     for (unsigned i = 0; i < nodes->count; i++) {
         if (nodes->pids[i] > 0)
             waitpid(nodes->pids[i], NULL, 0);
-        else if (!strncmp(nodes->texts[i], shm, sizeof shm - 1)) /* killed: its socket is left */
+        else if (!strncmp(nodes->texts[i], shm, sizeof shm - 1)) { /* killed: its socket is left */
+            char lock[sizeof nodes->texts[i] + 8];
+            snprintf(lock, sizeof lock, "%s.lock", nodes->texts[i] + sizeof shm - 1);
             unlink(nodes->texts[i] + sizeof shm - 1);
+            unlink(lock);
+        }
     }
     nodes->count = 0;
 }

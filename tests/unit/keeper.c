@@ -26,6 +26,7 @@ enum {
     NODES = 3,
     RING_BYTES = 1 << 20,
     PAGES = 400, /* more than the pool holds */
+    PAGES_FEW = 50,
     LOG_MAX = 64 << 20,
     LAPS = 12,
     SPILL_EVERY_NS = 200000,
@@ -38,7 +39,7 @@ typedef struct world {
     farpool_pid pids[PAGES];
     uint64_t values[PAGES]; /* committed */
     uint64_t random;
-    bool spilling;
+    bool spilling, has_storage;
     uint8_t *log; /* what was spilled: the same whichever ring it is taken from */
     uint64_t spilled[NODES], most;
 } world;
@@ -48,7 +49,7 @@ typedef struct world {
 static uint8_t *ring_of(const world *w, unsigned i)
 {
     const fp_memnode *node = w->sim.nodes[i].memnode;
-    for (const fp_grant *g = node->grants; g; g = g->next)
+    for (const fp_grant *g = node ? node->grants : NULL; g; g = g->next)
         if (g->use == FP_USE_RING) {
             assert_true(g->count == 1); /* so it is one piece */
             return node->extents.list[g->extents[0]].mem.addr;
@@ -108,13 +109,19 @@ static void open_as(world *w, const char *name, uint64_t epoch)
     options.log_copies = NODES;
     options.log_ring_bytes = RING_BYTES;
     options.storage_quorum = 2;
+    /* With one, whom nobody asks here, pages move away from memory nodes that are gone. */
+    static const char *const nobody[] = {"sim://nobody:1"};
+    options.storagenodes = nobody;
+    options.storagenode_count = w->has_storage;
     options.recover = epoch > 1 ? FARPOOL_RECOVER : FARPOOL_NEW;
     test_must(farpool_partition_open(w->pool, &options, &w->part), "opening");
 }
 
-static int set_up(void **state)
+static int set_up_world(void **state, bool has_storage)
 {
     world *w = calloc(1, sizeof *w);
+    REQUIRE(w);
+    w->has_storage = has_storage;
     fp_sim_config config = {.torn = true, .late = true};
     w->random = test_seed(20261121);
     w->log = malloc(LOG_MAX);
@@ -136,12 +143,17 @@ static int set_up(void **state)
     return 0;
 }
 
+static int set_up(void **state) { return set_up_world(state, false); }
+static int set_up_with_storage(void **state) { return set_up_world(state, true); }
+
 static int tear_down(void **state)
 {
     world *w = *state;
     w->spilling = false;
-    if (w->part)
+    if (w->part && !w->has_storage)
         test_must(farpool_partition_close(w->part), "closing");
+    else if (w->part) /* a memory node is gone and cannot be told */
+        (void)farpool_partition_close(w->part);
     test_must(farpool_pool_close(w->pool), "closing");
     sim_setup_close(&w->sim);
     free(w->log);
@@ -150,9 +162,8 @@ static int tear_down(void **state)
 }
 
 /* A page is filled with a number. */
-static int change(world *w, enum farpool_durability durability)
+static int change_of(world *w, unsigned i, enum farpool_durability durability)
 {
-    unsigned i = (unsigned)(test_random(&w->random) % PAGES);
     uint64_t value = test_random(&w->random);
     farpool_mtr *mtr;
     void *page;
@@ -164,6 +175,11 @@ static int change(world *w, enum farpool_durability durability)
     if (!rc)
         w->values[i] = value;
     return rc;
+}
+
+static int change(world *w, enum farpool_durability durability)
+{
+    return change_of(w, (unsigned)(test_random(&w->random) % PAGES), durability);
 }
 
 static void compare_all(const world *w)
@@ -230,6 +246,25 @@ static void full_rings_make_commits_wait(void **state)
     compare_all(w);
 }
 
+static void fail_node(void *arg) { sim_node_crash(&((world *)arg)->sim.nodes[1]); }
+
+/* All wait for room, so nobody writes to the ring that is gone, and it is what they wait for. */
+static void a_node_that_fails_while_rings_are_full_holds_nobody_up(void **state)
+{
+    world *w = *state;
+    for (unsigned i = 0; i < PAGES_FEW; i++) /* so they are here, and need not be read */
+        test_must(change_of(w, i, FARPOOL_DURABLE_MEMORY), "change");
+    w->spilling = false;
+    uint64_t before = fp_sim_now_ns(w->sim.world), until = log_end(w) + 4 * RING_BYTES;
+    fp_sim_at(w->sim.world, before + 1000000000ull, fail_node, w);
+    fp_sim_at(w->sim.world, before + 3000000000ull, go_on, w);
+    for (unsigned i = 0; log_end(w) < until; i++) {
+        test_must(change_of(w, i % PAGES_FEW, FARPOOL_DURABLE_MEMORY), "change");
+        assert_true(fp_sim_now_ns(w->sim.world) - before < 20000000000ull);
+    }
+    assert_true(atomic_load(&w->part->redo->rings[1].lost));
+}
+
 static void storage_durability_is_waited_for(void **state)
 {
     world *w = *state;
@@ -268,6 +303,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(rings_are_used_again, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_new_owner_finds_everything, set_up, tear_down),
         cmocka_unit_test_setup_teardown(full_rings_make_commits_wait, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_node_that_fails_while_rings_are_full_holds_nobody_up,
+                                        set_up_with_storage, tear_down),
         cmocka_unit_test_setup_teardown(storage_durability_is_waited_for, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_checkpoint_waits_for_whoever_works_on_a_page, set_up,
                                         tear_down),
