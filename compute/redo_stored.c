@@ -49,14 +49,17 @@ static int ask_all(fp_redo_log *log, uint64_t from, stored_logs *logs)
     return logs->answers >= needed ? 0 : too_few(partition, logs->answers, needed);
 }
 
-/* Those that have less may still get, from the new rings, what the longest has, but nothing behind that; and if any has
- * got more before it has promised that, it is that. */
-static int fence_all(fp_redo_log *log, stored_logs *logs)
+/* Those that have less may still get, from the new rings, what the longest has, or the rings that are left, but nothing
+ * behind that; and if any has got more before it has promised that, it is that. */
+static int fence_all(fp_redo_log *log, uint64_t rings_end, stored_logs *logs)
 {
     int rc = ask_all(log, 0, logs);
-    for (uint64_t end = 0; !rc && logs->log.durable != end;) {
-        end = logs->log.durable;
-        rc = ask_all(log, end, logs);
+    for (uint64_t from = 0; !rc && logs->log.durable;) {
+        uint64_t end = logs->log.durable > rings_end ? logs->log.durable : rings_end;
+        if (end == from)
+            break;
+        from = end;
+        rc = ask_all(log, from, logs);
     }
     return rc;
 }
@@ -90,7 +93,7 @@ int fp_redo_consult_storage(fp_redo_log *log, fp_survey *all)
     stored_logs logs = {0};
     if (all->telling >= needed)
         return 0;
-    int rc = fence_all(log, &logs);
+    int rc = fence_all(log, all->telling ? best->end : 0, &logs);
     if (rc || !logs.log.durable)
         return rc;
     all->used = true;
