@@ -90,6 +90,7 @@ static unsigned post_lines(fp_keeper *keeper, unsigned index, fp_ring_owner *lin
     fp_io *ios[3];
     unsigned n = 0;
     int rc = fp_remote_ready(thread, log->partition, ring->node);
+    ring->doubted |= rc != 0;
     if (rc) {
         take_refusal(log, rc);
         return 0;
@@ -112,6 +113,7 @@ static unsigned post_lines(fp_keeper *keeper, unsigned index, fp_ring_owner *lin
     rc = fp_remote_send(thread, ring->node, ops, n);
     for (unsigned i = 0; rc && i < n; i++)
         fp_io_put(thread, ios[i]);
+    ring->doubted |= rc != 0;
     return rc ? 0 : n;
 }
 
@@ -157,6 +159,7 @@ static void exchange_lines(fp_keeper *keeper)
             fp_io *io = thread->completed;
             thread->completed = io->next;
             fp_ring *ring = &log->rings[io->ring];
+            ring->doubted |= io->status != 0;
             if (!io->status && io->lsn == OWNER) {
                 ring->told_start = lines[io->ring].start;
                 ring->told_durable = lines[io->ring].durable;
