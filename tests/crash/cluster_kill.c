@@ -142,7 +142,7 @@ static int open_partition(enum farpool_recover recover)
 static void recover(void)
 {
     int rc = FARPOOL_E_NODE;
-    if (!shared->tried_stored) {
+    if (!atomic_load(&shared->lossy) || !shared->tried_stored) {
         rc = open_partition(FARPOOL_RECOVER);
         if (!rc)
             atomic_store(&shared->lossy, false);
@@ -203,7 +203,7 @@ static void note_rings(void)
     for (unsigned i = 0; i < NODES; i++)
         if (atomic_load(&log->rings[i].speaks) && !atomic_load(&log->rings[i].lost) &&
             *(volatile const uint64_t *)&log->rings[i].acked >= atomic_load(&log->start))
-            atomic_store(&shared->whole[log->rings[i].node], true);
+            atomic_store(&shared->whole[i], true);
     uint64_t now = (atomic_load(&log->end) - log->first) / log->ring_bytes;
     atomic_fetch_add(&shared->laps, now - laps);
     laps = now;
