@@ -101,6 +101,7 @@ static unsigned post_lines(fp_keeper *keeper, unsigned index, fp_ring_owner *lin
     fp_io *ios[3];
     unsigned n = 0;
     int rc = fp_remote_ready(thread, log->partition, ring->node);
+    ring->doubted |= rc != 0;
     if (rc) {
         doubt(ring);
         take_refusal(log, rc);
@@ -126,6 +127,7 @@ static unsigned post_lines(fp_keeper *keeper, unsigned index, fp_ring_owner *lin
         doubt(ring);
     for (unsigned i = 0; rc && i < n; i++)
         fp_io_put(thread, ios[i]);
+    ring->doubted |= rc != 0;
     return rc ? 0 : n;
 }
 
@@ -171,6 +173,7 @@ static void exchange_lines(fp_keeper *keeper)
             fp_io *io = thread->completed;
             thread->completed = io->next;
             fp_ring *ring = &log->rings[io->ring];
+            ring->doubted |= io->status != 0;
             if (!io->status && io->lsn == OWNER) {
                 ring->told_start = lines[io->ring].start;
                 ring->told_durable = lines[io->ring].durable;
@@ -216,13 +219,21 @@ static void raise_to(_Atomic uint64_t *value, uint64_t to)
         atomic_store_explicit(value, to, memory_order_release);
 }
 
+/* The storage node ends below where the log begins: its memory node was not among those that were waited for. Keeping
+ * log for it does not help it any more. */
+static bool has_gap(const fp_redo_log *log, const fp_ring *ring)
+{
+    return ring->volume && ring->spilled < atomic_load_explicit(&log->start, memory_order_relaxed);
+}
+
 /* How many different volumes the rings that are left are spilled to; one not heard of yet may be another one. */
 static unsigned volumes_left(const fp_redo_log *log)
 {
     unsigned count = 0;
     for (unsigned i = 0; i < log->ring_count; i++) {
         const fp_ring *ring = &log->rings[i];
-        bool counts = ring->spills && !atomic_load_explicit(&ring->lost, memory_order_relaxed);
+        bool counts = ring->spills && !has_gap(log, ring) &&
+                      !atomic_load_explicit(&ring->lost, memory_order_relaxed);
         for (unsigned k = 0; k < i && ring->volume; k++)
             counts &= log->rings[k].volume != ring->volume ||
                       atomic_load_explicit(&log->rings[k].lost, memory_order_relaxed);
@@ -239,7 +250,7 @@ static void judge_spilled(fp_keeper *keeper)
     for (unsigned i = 0; i < log->ring_count; i++) {
         const fp_ring *ring = &log->rings[i];
         if (!atomic_load_explicit(&ring->lost, memory_order_relaxed) && ring->spills &&
-            ring->spilled < all)
+            ring->spilled < all && !has_gap(log, ring))
             all = ring->spilled;
     }
     atomic_store_explicit(&keeper->has_storage, all != UINT64_MAX, memory_order_relaxed);

@@ -46,6 +46,7 @@ typedef struct fp_ring {
     uint64_t told_slabs;               /* the version that it has */
     uint64_t volume, spilled;          /* what its node's line says, if it has one */
     bool spills;
+    bool doubted; /* its node did not answer: is the flusher's connection to it still there? */
 } fp_ring;
 
 typedef struct fp_redo_log {
@@ -110,7 +111,7 @@ void fp_redo_fail(fp_redo_log *log, int code);
 /* The code of that, with a sentence; 0: it has not failed. */
 int fp_redo_failure(const fp_redo_log *log) FARPOOL_MUST_CHECK;
 /* If nobody is the flusher: starts and takes in what rings miss that nobody waits for. Waits up to timeout_ms for
- * something to come. */
+ * something to come. By the keeper. */
 void fp_redo_nudge(fp_redo_log *log, int timeout_ms);
 /* What this owner's first frame says of the rings. */
 uint32_t fp_redo_log_shape(const fp_redo_log *log);

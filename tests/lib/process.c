@@ -19,9 +19,11 @@ static void choose_address(const char *scheme, char *listen, size_t size)
                  !strcmp(scheme, "verbs") ? "10.77.0.1" : "127.0.0.1");
 }
 
-/* The program with one option and its value beside the address. */
-static void start(test_process *process, const char *uri, const char *program, const char *option,
-                  const char *value)
+enum { OPTIONS_MAX = 4 };
+
+/* The program with these options, as many as there are before NULL, beside the address. */
+static void start(test_process *process, const char *uri, const char *program,
+                  const char *const options[OPTIONS_MAX])
 {
     char path[4096], listen[256], fd[16], line[1024] = "";
     const char *build = getenv("FARPOOL_BUILD");
@@ -37,8 +39,8 @@ static void start(test_process *process, const char *uri, const char *program, c
     REQUIRE(process->pid >= 0);
     if (!process->pid) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
-        execl(path, path, "--listen", listen, option, value, "--ready-fd", fd, "--log-level",
-              "error", (char *)NULL);
+        execl(path, path, "--listen", listen, "--ready-fd", fd, "--log-level", "error", options[0],
+              options[1], options[2], options[3], (char *)NULL);
         perror(path);
         _exit(127);
     }
@@ -56,14 +58,22 @@ static void start(test_process *process, const char *uri, const char *program, c
 
 void test_process_start(test_process *process, const char *uri, unsigned memory_kib)
 {
+    test_process_start_spilling(process, uri, memory_kib, NULL);
+}
+
+void test_process_start_spilling(test_process *process, const char *uri, unsigned memory_kib,
+                                 const char *storage)
+{
     char memory[32];
     snprintf(memory, sizeof memory, "%uk", memory_kib);
-    start(process, uri, "farpool-memnode", "--memory", memory);
+    const char *options[OPTIONS_MAX] = {"--memory", memory, storage ? "--storage" : NULL, storage};
+    start(process, uri, "farpool-memnode", options);
 }
 
 void test_process_start_storage(test_process *process, const char *uri, const char *volume)
 {
-    start(process, uri, "farpool-storagenode", "--volume", volume);
+    const char *options[OPTIONS_MAX] = {"--volume", volume};
+    start(process, uri, "farpool-storagenode", options);
 }
 
 int test_process_end(test_process *process, int signal)

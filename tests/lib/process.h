@@ -15,6 +15,9 @@ typedef struct test_process {
 /* Starts $FARPOOL_BUILD/farpool-memnode and waits until it is ready. uri: where to listen; a scheme alone
  * ("tcp") stands for an address of its own choosing. It dies with the calling thread. */
 void test_process_start(test_process *process, const char *uri, unsigned memory_kib);
+/* The same with --storage and that URI. */
+void test_process_start_spilling(test_process *process, const char *uri, unsigned memory_kib,
+                                 const char *storage);
 /* The same with farpool-storagenode, serving that directory. */
 void test_process_start_storage(test_process *process, const char *uri, const char *volume);
 /* Sends the signal and waits for the end; what waitpid gave. */
