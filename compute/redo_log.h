@@ -46,7 +46,6 @@ typedef struct fp_ring {
     uint64_t told_slabs;               /* the version that it has */
     uint64_t volume, spilled;          /* what its node's line says, if it has one */
     bool spills;
-    bool doubted; /* its node did not answer: is the flusher's connection to it still there? */
 } fp_ring;
 
 typedef struct fp_redo_log {
