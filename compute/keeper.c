@@ -101,7 +101,6 @@ static unsigned post_lines(fp_keeper *keeper, unsigned index, fp_ring_owner *lin
     fp_io *ios[3];
     unsigned n = 0;
     int rc = fp_remote_ready(thread, log->partition, ring->node);
-    ring->doubted |= rc != 0;
     if (rc) {
         doubt(ring);
         take_refusal(log, rc);
@@ -127,7 +126,6 @@ static unsigned post_lines(fp_keeper *keeper, unsigned index, fp_ring_owner *lin
         doubt(ring);
     for (unsigned i = 0; rc && i < n; i++)
         fp_io_put(thread, ios[i]);
-    ring->doubted |= rc != 0;
     return rc ? 0 : n;
 }
 
@@ -173,7 +171,6 @@ static void exchange_lines(fp_keeper *keeper)
             fp_io *io = thread->completed;
             thread->completed = io->next;
             fp_ring *ring = &log->rings[io->ring];
-            ring->doubted |= io->status != 0;
             if (!io->status && io->lsn == OWNER) {
                 ring->told_start = lines[io->ring].start;
                 ring->told_durable = lines[io->ring].durable;

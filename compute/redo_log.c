@@ -191,26 +191,12 @@ int fp_redo_flush(fp_redo_log *log, uint64_t lsn)
     }
 }
 
-/* A ring that has all has nothing under way by which a node's end would be noticed. So its last bytes are written once
- * more: while it counts as one that goes on, nothing is let go of that it has not spilled. */
-static void ask_doubted(fp_redo_log *log)
-{
-    uint64_t end = atomic_load_explicit(&log->end, memory_order_acquire);
-    for (unsigned i = 0; i < log->ring_count; i++) {
-        fp_ring *ring = &log->rings[i];
-        if (ring->doubted && !ring->inflight && !ring->blank && ring->posted == end)
-            ring->posted -= FP_REDO_ALIGN;
-        ring->doubted = false;
-    }
-}
-
 void fp_redo_nudge(fp_redo_log *log, int timeout_ms)
 {
     if (!try_flusher(log))
         return;
     if (!atomic_load_explicit(&log->failed, memory_order_relaxed)) {
         fp_rings_poll(log, timeout_ms);
-        ask_doubted(log);
         fp_rings_post(log);
         if (fp_rings_alive(log) < log->quorum)
             fp_redo_fail(log, too_few(log));
