@@ -81,7 +81,7 @@ static bool is_usable(const fp_ring *ring)
 /* An owner who was fenced finds out here even if it does nothing. */
 static void take_refusal(fp_redo_log *log, int rc)
 {
-    if (rc == FARPOOL_E_FENCED && !fp_redo_failure(log))
+    if (rc == FARPOOL_E_FENCED)
         fp_redo_fail(log, rc);
 }
 

@@ -62,12 +62,6 @@ int fp_redo_failure(const fp_redo_log *log)
                 : 0;
 }
 
-void fp_redo_fail(fp_redo_log *log, int code)
-{
-    snprintf(log->reason, sizeof log->reason, "%s", farpool_errmsg());
-    atomic_store_explicit(&log->failed, code, memory_order_release);
-}
-
 /* What every owner's first frame needs to be there for those to come, or a full log could not be recovered. */
 static uint64_t reserve(const fp_redo_log *log) { return log->ring_bytes / 64; }
 
@@ -165,12 +159,28 @@ static void leave_flusher(fp_redo_log *log)
     fp_futex_wake_all(&log->rounds);
 }
 
+/* By the flusher. */
+static void fail(fp_redo_log *log, int code)
+{
+    snprintf(log->reason, sizeof log->reason, "%s", farpool_errmsg());
+    atomic_store_explicit(&log->failed, code, memory_order_release);
+}
+
+void fp_redo_fail(fp_redo_log *log, int code)
+{
+    if (!try_flusher(log))
+        return;
+    if (!atomic_load_explicit(&log->failed, memory_order_relaxed))
+        fail(log, code);
+    leave_flusher(log);
+}
+
 static void be_flusher(fp_redo_log *log, uint64_t lsn)
 {
     bool failed = atomic_load_explicit(&log->failed, memory_order_relaxed) != 0; /* meanwhile */
     int rc = failed ? 0 : write_until(log, lsn);
     if (rc)
-        fp_redo_fail(log, rc);
+        fail(log, rc);
     leave_flusher(log);
 }
 
@@ -199,7 +209,7 @@ void fp_redo_nudge(fp_redo_log *log, int timeout_ms)
         fp_rings_poll(log, timeout_ms);
         fp_rings_post(log);
         if (fp_rings_alive(log) < log->quorum)
-            fp_redo_fail(log, too_few(log));
+            fail(log, too_few(log));
     }
     leave_flusher(log);
 }

@@ -105,7 +105,8 @@ int fp_redo_flush_all(fp_redo_log *log) FARPOOL_MUST_CHECK;
 
 /* The mirror gets a log found elsewhere: bytes [start, end), which count as appended. */
 void fp_redo_take_in(fp_redo_log *log, const void *bytes, uint64_t start, uint64_t end);
-/* Nothing more will be durable, for the reason in farpool_errmsg(). By the flusher. */
+/* Nothing more will be durable, for the reason in farpool_errmsg(); if somebody is the flusher, nothing is done: once
+ * more later. */
 void fp_redo_fail(fp_redo_log *log, int code);
 /* The code of that, with a sentence; 0: it has not failed. */
 int fp_redo_failure(const fp_redo_log *log) FARPOOL_MUST_CHECK;
