@@ -71,7 +71,7 @@ int main(int argc, char **argv)
     bench_parse(argc, argv, "recovery: time to open a partition, by length of its redo log",
                 &options);
     for (unsigned i = 0; i < RINGS; i++)
-        bench_node_start(&nodes[i], options.transport, NODE_BYTES);
+        bench_node_start(&nodes[i], options.transport, NODE_BYTES, NULL);
     open_owner(&options, 1);
     for (unsigned step = 0; step < STEPS; step++) {
         uint64_t log_bytes = (uint64_t)((1 << 20) * options.scale) << step;
