@@ -194,8 +194,8 @@ $(B)/farpool: $(call objects,$(CLI_SRC)) $(INTERNAL)
 $(B)/tests/%: $(B)/obj/tests/%.o $(LIBTEST) $(LIBCLI) $(LIBMEMNODE) $(LIBSTORAGENODE) $(LIBDISK) \
 		$(LIBDAEMON) $(INTERNAL)
 	$(LINK) -lcmocka $(LIBS) $(DISK_LIBS) -lm
-$(B)/bench/%: $(B)/obj/bench/%.o $(LIBBENCH) $(LIBMEMNODE) $(LIBSTORAGENODE) $(LIBDISK) $(LIBDAEMON) \
-		$(INTERNAL)
+$(B)/bench/%: $(B)/obj/bench/%.o $(LIBBENCH) $(LIBCLI) $(LIBMEMNODE) $(LIBSTORAGENODE) $(LIBDISK) \
+		$(LIBDAEMON) $(INTERNAL)
 	$(LINK) -llmdb $(LIBS) $(DISK_LIBS) -lm
 
 tests: all $(TESTS)

@@ -32,7 +32,7 @@ static farpool_pid pids[PAGES];
 static void open_all(const bench_options *options)
 {
     for (unsigned i = 0; i < RINGS; i++)
-        bench_node_start(&nodes[i], options->transport, NODE_BYTES);
+        bench_node_start(&nodes[i], options->transport, NODE_BYTES, NULL);
     bench_log_open(options, nodes, RINGS, 1, 48 << 20, RING_BYTES, &pool, &partition);
     farpool_mtr *mtr;
     void *page;

@@ -280,7 +280,7 @@ int main(int argc, char **argv)
     uint64_t pool_bytes = slab / 32 < 2 << 20 ? 2 << 20 : slab / 32;
     bench_node node;
     bench_progress("memory node with %llu MiB", (unsigned long long)(slab >> 20));
-    bench_node_start(&node, options.transport, slab + slab / 2); /* whole extents */
+    bench_node_start(&node, options.transport, slab + slab / 2, NULL); /* whole extents */
     bench_pool_open(&options, &node, pool_bytes, slab, &pool, &partition);
     page_count = slab / FP_SLOT_UNIT_BYTES - 1024;
     bench_progress("%zu pages, pool of %llu", page_count,

@@ -8,19 +8,18 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
+#include "bench/lib/disk.h"
 #include "bench/lib/report.h"
 #include "common/clock.h"
 #include "common/crc.h"
-#include "common/error.h"
 #include "common/mem.h"
 #include "common/redo.h"
 #include "storagenode/store.h"
 
 enum { BATCH = 1 << 20, RING = 8 << 20, PARTITION = 1, PAGE = 4096, CHANGE = 256, GETS = 20000 };
 
-static char dir[256];
+static char dir[BENCH_PATH_MAX];
 static fp_disk *disk;
 static fp_volume *volume;
 static fp_mem ring;
@@ -36,7 +35,6 @@ static void poll_until(const unsigned *count)
     }
 }
 
-static void count_disk(fp_disk_req *req) { ++*(unsigned *)req->user; }
 static void count_volume(fp_volume_req *req) { ++*(unsigned *)req->user; }
 static void count_wal(fp_wal_req *req) { ++*(unsigned *)req->user; }
 static void count_store(fp_store_req *req) { ++*(unsigned *)req->user; }
@@ -87,29 +85,6 @@ static void close_all(void)
     fp_volume_close(volume, &volume_req);
     poll_until(&count);
     fp_volume_free(volume);
-    fp_disk_close(disk);
-}
-
-static void do_disk(fp_disk_req *req)
-{
-    unsigned count = 0;
-    req->done = count_disk;
-    req->user = &count;
-    fp_disk_submit(disk, req);
-    poll_until(&count);
-    bench_check(req->status, "the directory");
-}
-
-static void remove_files(void)
-{
-    fp_disk_req list = {.kind = FP_DISK_LIST};
-    bench_check(fp_disk_open(dir, NULL, &disk), "a volume");
-    do_disk(&list);
-    for (const char *name = list.names; *name; name += strlen(name) + 1) {
-        fp_disk_req gone = {.kind = FP_DISK_UNLINK, .name = name};
-        do_disk(&gone);
-    }
-    free(list.names);
     fp_disk_close(disk);
 }
 
@@ -191,36 +166,28 @@ static double get_pages(uint64_t pages)
     return (double)ns[GETS / 2] / 1000;
 }
 
-/* Median in us, or 0 if there is no fio. */
+/* Median in us, from submission to completion; 0 if there is no fio. */
 static double fio(uint64_t bytes)
 {
-    char command[768], line[1024];
-    snprintf(command, sizeof command,
-             "fio --output-format=json --name=getpage --filename=%s/fio --rw=randread --bs=%d "
-             "--size=%llu --direct=1 --ioengine=io_uring --iodepth=1 --number_ios=%d "
-             "--lat_percentiles=1 --clat_percentiles=0 --percentile_list=50 --unlink=1 2>/dev/null",
-             dir, PAGE, (unsigned long long)bytes, GETS);
-    FILE *out = popen(command, "r");
-    bench_check(out ? 0 : FARPOOL_E_SYS, "fio");
-    double us = 0;
-    bool latency = false; /* of reads from submission to completion comes first */
-    while (fgets(line, sizeof line, out)) {
-        const char *at = strstr(line, "\"50.000000\"");
-        latency = latency || strstr(line, "\"lat_ns\"");
-        if (at && latency && us == 0)
-            us = strtod(strchr(at, ':') + 1, NULL) / 1000;
-    }
-    pclose(out);
-    return us;
+    char text[256];
+    double ns = 0;
+    snprintf(text, sizeof text,
+             "--rw=randread --bs=%d --size=%llu --number_ios=%d --lat_percentiles=1 "
+             "--clat_percentiles=0 --percentile_list=50",
+             PAGE, (unsigned long long)bytes, GETS);
+    json_t *job = bench_fio(dir, text);
+    if (job &&
+        json_unpack(job, "{s:{s:{s:{s:F}}}}", "read", "lat_ns", "percentile", "50.000000", &ns))
+        bench_progress("fio does not say its latency");
+    json_decref(job);
+    return ns / 1000;
 }
 
 int main(int argc, char **argv)
 {
     bench_options options;
     bench_parse(argc, argv, "getpage: pages from a cold page store, against fio", &options);
-    const char *build = getenv("FARPOOL_BUILD");
-    snprintf(dir, sizeof dir, "%s/getpage-XXXXXX", build ? build : "build");
-    bench_check(mkdtemp(dir) ? 0 : fp_error_sys("%s", dir), "a directory");
+    bench_dir_make(dir, "getpage");
     bench_check(fp_mem_open(RING, FP_MEM_POPULATE, -1, &ring), "memory");
     uint64_t pages = (uint64_t)(65536 * options.scale) + 4096, changes = 8 * pages;
     fp_store_stats before, after;
@@ -250,13 +217,10 @@ int main(int argc, char **argv)
     if (other > 0) {
         bench_add("us", other, "getpage.fio_p50");
         bench_add("ratio", own / other, "getpage.fio_p50_ratio");
-    } else {
-        bench_progress("no figures from fio (package fio)");
     }
     bench_print(&options, "getpage");
     close_all();
-    remove_files();
     fp_mem_close(&ring);
-    rmdir(dir);
+    bench_dir_remove(dir);
     return 0;
 }

@@ -215,7 +215,7 @@ int main(int argc, char **argv)
     bench_progress("loading LMDB");
     lmdb_load(directory);
     bench_node node;
-    bench_node_start(&node, options.transport, data_bytes + (160u << 20));
+    bench_node_start(&node, options.transport, data_bytes + (160u << 20), NULL);
     with_pool(&options, &node, data_bytes, data_bytes, count, true);
     mdb_env_close(env);
     char path[sizeof directory + 16];

@@ -1,15 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * spill: appends of 1 MiB to a WAL, each waited for, against fio (package fio) writing as much to a file of the same
- * directory in the same way: sequential, O_DIRECT, io_uring, one at a time, an fdatasync after each. They take turns.
- * The directory is in $FARPOOL_BUILD or build/: the file system that is measured is that one.
+ * spill: how fast redo log gets from its owner through a memory node's ring to stable media of a storage node, and how
+ * long one commit takes that waits for it, against fio (package fio) writing as much to a file of the same file system
+ * in the same way as the storage node does: sequential, O_DIRECT, io_uring, one at a time, an fdatasync after each. And
+ * the last part of the way alone: appends of 1 MiB to a WAL. They take turns, each with a new volume. It is in
+ * $FARPOOL_BUILD or build/: the file system that is measured is that one.
  */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
+#include <sys/stat.h>
 
-#include "bench/lib/report.h"
+#include "bench/lib/disk.h"
+#include "bench/lib/node.h"
 #include "common/clock.h"
 #include "common/crc.h"
 #include "common/error.h"
@@ -17,9 +20,101 @@
 #include "common/redo.h"
 #include "storagenode/wal.h"
 
-enum { BATCH = 1 << 20, FRAME = 16384, RING = 8 << 20, ROUNDS = 3, BATCHES = 256, PARTITION = 1 };
+enum {
+    BATCH = 1 << 20,
+    ROUNDS = 3,
+    BATCHES = 256,
+    PARTITION = 1,
+    /* the WAL alone */
+    FRAME = 16384,
+    LANDING = 8 << 20,
+    /* the whole way */
+    RING_BYTES = 64 << 20,
+    SLAB_BYTES = 48 << 20,
+    NODE_BYTES = 256 << 20,
+    ORDER = 4, /* of pages that are written whole */
+    PAGE = FARPOOL_UNIT_BYTES << ORDER,
+    PAGES = BATCH / PAGE, /* that one mini-transaction writes */
+    COMMIT = 256,
+    COMMITS = 400,
+};
 
-static char dir[256];
+static char dir[BENCH_PATH_MAX], volume[BENCH_PATH_MAX + 8];
+
+static void make_volume(void)
+{
+    bench_check(mkdir(volume, 0700) ? fp_error_sys("%s", volume) : 0, "a directory");
+}
+
+/* ---- the whole way --------------------------------------------------------------------------- */
+
+static uint64_t commit_ns[ROUNDS * (COMMITS + 20)];
+static unsigned commit_count;
+
+/* Changes `bytes` of each of the pages. Its log's end. */
+static uint64_t commit(farpool_partition *partition, const farpool_pid *pids, unsigned count,
+                       uint32_t bytes, enum farpool_durability durability)
+{
+    static int value;
+    farpool_mtr *mtr;
+    void *page;
+    uint64_t lsn;
+    bench_check(farpool_mtr_begin(partition, 0, &mtr), "mini-transaction");
+    value++;
+    for (unsigned i = 0; i < count; i++) {
+        bench_check(farpool_mtr_fix_declared(mtr, pids[i], &page), "fixing a page");
+        bench_check(farpool_mtr_declare(mtr, pids[i], 0, bytes), "declaring a change");
+        memset(page, value, bytes);
+    }
+    bench_check(farpool_mtr_commit(mtr, durability, &lsn), "commit");
+    return lsn;
+}
+
+/* Seconds from the first commit's beginning until the last is on stable media; *bytes of log in between. */
+static double stream(farpool_partition *partition, unsigned batches, unsigned commits,
+                     uint64_t *bytes)
+{
+    farpool_pid pids[PAGES];
+    farpool_mtr *mtr;
+    void *page;
+    uint64_t from, end = 0;
+    bench_check(farpool_mtr_begin(partition, 0, &mtr), "allocating pages");
+    for (unsigned i = 0; i < PAGES; i++)
+        bench_check(farpool_mtr_alloc(mtr, ORDER, &pids[i], &page), "allocating a page");
+    bench_check(farpool_mtr_commit(mtr, FARPOOL_DURABLE_STORAGE, &from), "allocating pages");
+    for (unsigned i = 0; i < commits; i++) {
+        uint64_t start = fp_now_ns();
+        from = commit(partition, pids, 1, COMMIT, FARPOOL_DURABLE_STORAGE);
+        commit_ns[commit_count++] = fp_now_ns() - start;
+    }
+    uint64_t start = fp_now_ns();
+    for (unsigned i = 0; i < batches; i++)
+        end = commit(partition, pids, PAGES, PAGE, FARPOOL_DURABLE_MEMORY);
+    bench_check(farpool_wait_durable(partition, end, FARPOOL_DURABLE_STORAGE), "waiting");
+    *bytes += end - from;
+    return (double)(fp_now_ns() - start) / 1e9;
+}
+
+static double whole_way(const bench_options *options, unsigned batches, unsigned commits,
+                        uint64_t *bytes)
+{
+    bench_node storage, memory;
+    farpool_pool *pool;
+    farpool_partition *partition;
+    make_volume();
+    bench_storage_start(&storage, options->transport, volume);
+    bench_node_start(&memory, options->transport, NODE_BYTES, storage.uri);
+    bench_log_open(options, &memory, 1, 1, SLAB_BYTES, RING_BYTES, &pool, &partition);
+    double seconds = stream(partition, batches, commits, bytes);
+    bench_pool_close(pool, partition);
+    bench_node_stop(&memory);
+    bench_node_stop(&storage);
+    bench_dir_remove(volume);
+    return seconds;
+}
+
+/* ---- the WAL alone --------------------------------------------------------------------------- */
+
 static fp_disk *disk;
 
 static void counted(fp_wal_req *req) { ++*(unsigned *)req->user; }
@@ -32,8 +127,6 @@ static void wait_for(const unsigned *count, const fp_wal_req *req, const char *w
     }
     bench_check(req->status, what);
 }
-
-/* ---- the WAL --------------------------------------------------------------------------------- */
 
 static uint8_t payload[FRAME];
 
@@ -49,7 +142,7 @@ static void land_frame(uint8_t *ring, uint64_t lsn)
     memcpy(bytes + HEADER + RECORD, payload, record.len);
     fp_redo_seal(&frame, fp_crc32c(0, bytes + HEADER, FRAME - HEADER), FRAME - HEADER);
     memcpy(bytes, &frame, HEADER);
-    size_t at = lsn % RING, n = RING - at < FRAME ? RING - at : FRAME;
+    size_t at = lsn % LANDING, n = LANDING - at < FRAME ? LANDING - at : FRAME;
     memcpy(ring + at, bytes, n);
     memcpy(ring, bytes + n, FRAME - n);
 }
@@ -61,10 +154,12 @@ static double append_batches(unsigned batches)
     fp_wal *wal;
     unsigned count = 0;
     fp_wal_req req = {.done = counted, .user = &count};
-    bench_check(fp_mem_open(RING, FP_MEM_POPULATE, -1, &mem), "memory");
+    make_volume();
+    bench_check(fp_disk_open(volume, NULL, &disk), "a volume");
+    bench_check(fp_mem_open(LANDING, FP_MEM_POPULATE, -1, &mem), "memory");
     fp_wal_options options = {.partition = PARTITION,
                               .landing = mem.addr,
-                              .landing_bytes = RING,
+                              .landing_bytes = LANDING,
                               .start = FP_REDO_LSN_FIRST};
     bench_check(fp_wal_open(disk, &options, &req, &wal), "opening a WAL");
     wait_for(&count, &req, "opening a WAL");
@@ -84,85 +179,92 @@ static double append_batches(unsigned batches)
     wait_for(&count, &req, "closing the WAL");
     fp_wal_free(wal);
     fp_mem_close(&mem);
+    fp_disk_close(disk);
+    bench_dir_remove(volume);
     return (double)ns / 1e9;
-}
-
-static void counted_req(fp_disk_req *req) { ++*(unsigned *)req->user; }
-
-static void do_disk(fp_disk_req *req)
-{
-    unsigned count = 0;
-    req->done = counted_req;
-    req->user = &count;
-    fp_disk_submit(disk, req);
-    while (!count)
-        bench_check(fp_disk_poll(disk, -1) < 0 ? FARPOOL_E_SYS : 0, "polling");
-    bench_check(req->status, "the directory");
-}
-
-static void remove_files(void)
-{
-    fp_disk_req list = {.kind = FP_DISK_LIST};
-    do_disk(&list);
-    for (const char *name = list.names; *name; name += strlen(name) + 1) {
-        fp_disk_req gone = {.kind = FP_DISK_UNLINK, .name = name};
-        do_disk(&gone);
-    }
-    free(list.names);
 }
 
 /* ---- fio ------------------------------------------------------------------------------------- */
 
-/* Seconds, or 0 if there is no fio. Of its terse line the 50th field is the writing's time in ms. */
-static double fio(unsigned batches)
+/* Seconds; 0 if there is no fio. */
+static double fio_stream(unsigned batches)
 {
-    char command[768], line[4096];
-    snprintf(command, sizeof command,
-             "fio --minimal --name=spill --filename=%s/fio --rw=write --bs=%d --size=%u --direct=1 "
-             "--ioengine=io_uring --iodepth=1 --fdatasync=1 --unlink=1 2>/dev/null",
-             dir, BATCH, batches * BATCH);
-    FILE *out = popen(command, "r");
-    bench_check(out ? 0 : FARPOOL_E_SYS, "fio");
+    char text[128];
     double ms = 0;
-    while (fgets(line, sizeof line, out)) {
-        char *save, *word = strtok_r(line, ";", &save);
-        for (int i = 1; word && i < 50; i++)
-            word = strtok_r(NULL, ";", &save);
-        ms = word ? strtod(word, NULL) : ms;
-    }
-    pclose(out);
+    snprintf(text, sizeof text, "--rw=write --bs=%d --size=%u --fdatasync=1", BATCH,
+             batches * BATCH);
+    json_t *job = bench_fio(dir, text);
+    if (job && json_unpack(job, "{s:{s:F}}", "write", "runtime", &ms))
+        bench_progress("fio does not say how long it took");
+    json_decref(job);
     return ms / 1000;
+}
+
+/* Medians in us of writing 4 KiB, and of the fdatasync after it. */
+static void fio_commits(unsigned count, double *write, double *sync)
+{
+    char text[192];
+    double write_ns = 0, sync_ns = 0;
+    snprintf(text, sizeof text,
+             "--rw=write --bs=4096 --size=%u --fdatasync=1 --lat_percentiles=1 "
+             "--clat_percentiles=0 --percentile_list=50",
+             count * 4096);
+    json_t *job = bench_fio(dir, text);
+    if (job &&
+        json_unpack(job, "{s:{s:{s:{s:F}}}, s:{s:{s:{s:F}}}}", "write", "lat_ns", "percentile",
+                    "50.000000", &write_ns, "sync", "lat_ns", "percentile", "50.000000", &sync_ns))
+        bench_progress("fio does not say its latencies");
+    json_decref(job);
+    *write += write_ns / 1000 / ROUNDS;
+    *sync += sync_ns / 1000 / ROUNDS;
+}
+
+/* ---- all of them ----------------------------------------------------------------------------- */
+
+static void add_commits(double write, double sync)
+{
+    qsort(commit_ns, commit_count, sizeof *commit_ns, bench_compare_u64);
+    double p50 = (double)commit_ns[commit_count / 2] / 1000;
+    bench_add("us", p50, "spill.commit_p50");
+    if (sync <= 0)
+        return;
+    bench_add("us", write, "spill.fio_write_4k_p50");
+    bench_add("us", sync, "spill.fio_fdatasync_4k_p50");
+    bench_add("ratio", p50 / sync, "spill.commit_p50_ratio");
+    bench_add("ratio", p50 / (write + sync), "spill.commit_p50_ratio_to_write_and_fdatasync");
 }
 
 int main(int argc, char **argv)
 {
     bench_options options;
-    bench_parse(argc, argv, "spill: appends of 1 MiB to a WAL, against fio", &options);
-    const char *build = getenv("FARPOOL_BUILD");
-    snprintf(dir, sizeof dir, "%s/spill-XXXXXX", build ? build : "build");
-    bench_check(mkdtemp(dir) ? 0 : fp_error_sys("%s", dir), "a directory");
-    bench_check(fp_disk_open(dir, NULL, &disk), "a volume");
+    bench_parse(argc, argv, "spill: redo log on its way to stable media, against fio", &options);
+    bench_dir_make(dir, "spill");
+    snprintf(volume, sizeof volume, "%s/volume", dir);
     for (size_t i = 0; i < sizeof payload; i++)
         payload[i] = (uint8_t)(i * 2654435761u >> 13);
+    double scale = options.scale < 1 ? options.scale : 1;
     unsigned batches = (unsigned)(BATCHES * options.scale) + 8;
-    double wal = 0, other = 0;
+    unsigned commits = (unsigned)(COMMITS * scale) + 20;
+    double whole = 0, wal = 0, other = 0, write = 0, sync = 0;
+    uint64_t bytes = 0;
     for (int round = 0; round < ROUNDS; round++) {
-        bench_progress("round %d: %u MiB each", round + 1, batches);
-        other += fio(batches);
+        bench_progress("round %d: %u MiB each, %u commits", round + 1, batches, commits);
+        other += fio_stream(batches);
+        whole += whole_way(&options, batches, commits, &bytes);
+        fio_commits(commits, &write, &sync);
         wal += append_batches(batches);
-        remove_files();
     }
-    double mb = (double)ROUNDS * batches * BATCH / 1e6;
+    double mb = (double)ROUNDS * batches * BATCH / 1e6, rate = (double)bytes / 1e6 / whole;
+    bench_add("MB/s", rate, "spill.whole");
     bench_add("MB/s", mb / wal, "spill.wal");
     bench_add("us", wal * 1e6 / (ROUNDS * batches), "spill.append_1m");
     if (other > 0) {
         bench_add("MB/s", mb / other, "spill.fio");
-        bench_add("ratio", other / wal, "spill.fio_ratio");
-    } else {
-        bench_progress("no figures from fio (package fio)");
+        bench_add("ratio", rate / (mb / other), "spill.fio_ratio");
+        bench_add("ratio", other / wal, "spill.wal_fio_ratio");
     }
+    add_commits(write, sync);
     bench_print(&options, "spill");
-    fp_disk_close(disk);
-    rmdir(dir);
+    bench_dir_remove(dir);
     return 0;
 }

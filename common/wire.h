@@ -89,7 +89,8 @@ typedef struct fp_msg {
         uint64_t
             data_bytes; /* page bytes that the node's CPU moved (tcp emulation); 0 on verbs, shm */
         uint64_t
-            spill_lag; /* bytes of log in rings here, durable in memory, not known to be on stable media */
+            spill_lag; /* bytes of log in rings here, durable in memory, not known to be on stable media; of a
+                          storage node: durable here, not in layers yet */
     } usage;
     int32_t code;
     char text[FP_WIRE_TEXT_MAX + 1]; /* name of HELLO and HELLO_OK, sentence of ERROR */

@@ -41,14 +41,15 @@ static void log_usage(void *node)
 {
     fp_storagenode_usage usage;
     fp_storagenode_usage_get(node, &usage);
-    char total[32], bytes[32];
+    char total[32], bytes[32], lag[32];
     fp_log(FP_LOG_INFO,
            "usage: %s of log of %" PRIu64 " partitions (%" PRIu64
-           " of them cannot be opened) on a volume of %s, %" PRIu64 " connections, %" PRIu64
-           " requests under way, %.3f s of CPU",
+           " of them cannot be opened) on a volume of %s, %s of log not in layers yet, %" PRIu64
+           " connections, %" PRIu64 " requests under way, %.3f s of CPU",
            fp_config_size_text(usage.bytes_log, bytes, sizeof bytes), usage.partitions,
            usage.broken, fp_config_size_text(usage.bytes_total, total, sizeof total),
-           usage.connections, usage.requests, (double)usage.cpu_ns / 1e9);
+           fp_config_size_text(usage.bytes_lag, lag, sizeof lag), usage.connections, usage.requests,
+           (double)usage.cpu_ns / 1e9);
 }
 
 static int serve(const fp_storagenode_options *options)

@@ -261,6 +261,7 @@ static void handle_usage(fp_storagenode *node, fp_storage_client *client)
     answer->usage.connections = usage.connections;
     answer->usage.cpu_ns = usage.cpu_ns;
     answer->usage.data_bytes = usage.data_bytes;
+    answer->usage.spill_lag = usage.bytes_lag;
     fp_server_answer(&node->server, &client->at, node->server.request.request);
 }
 

@@ -145,6 +145,18 @@ fp_disk *fp_storagenode_disk(const fp_storagenode *node) { return node->disk; }
 uint64_t fp_storagenode_boot_id(const fp_storagenode *node) { return node->server.boot_id; }
 uint64_t fp_storagenode_volume_id(const fp_storagenode *node) { return node->volume_id; }
 
+/* Log from which no layer has been made yet. */
+static uint64_t unconverted(const fp_stored *log)
+{
+    uint64_t from = fp_wal_start(log->wal), upto = fp_wal_durable(log->wal);
+    if (log->pages.state == FP_PAGES_OPEN) {
+        fp_store_stats stats;
+        fp_store_get_stats(log->pages.store, &stats);
+        from = stats.converted;
+    }
+    return upto > from ? upto - from : 0;
+}
+
 void fp_storagenode_usage_get(const fp_storagenode *node, fp_storagenode_usage *usage)
 {
     *usage = (fp_storagenode_usage){
@@ -155,8 +167,10 @@ void fp_storagenode_usage_get(const fp_storagenode *node, fp_storagenode_usage *
     };
     for (const fp_stored *log = node->logs; log; log = log->next) {
         usage->broken += log->state == FP_STORED_BROKEN;
-        if (log->state == FP_STORED_OPEN)
-            usage->bytes_log += fp_wal_end(log->wal) - fp_wal_start(log->wal);
+        if (log->state != FP_STORED_OPEN)
+            continue;
+        usage->bytes_log += fp_wal_end(log->wal) - fp_wal_start(log->wal);
+        usage->bytes_lag += unconverted(log);
     }
     struct statvfs volume;
     if (node->lock_fd >= 0 && !fstatvfs(node->lock_fd, &volume))

@@ -28,6 +28,7 @@ typedef struct fp_storagenode fp_storagenode;
 typedef struct fp_storagenode_usage {
     uint64_t bytes_total;        /* size of the volume's file system; 0: simulated */
     uint64_t bytes_log;          /* of all WALs, from their beginnings to their ends */
+    uint64_t bytes_lag;          /* of log that is durable and not in layers yet */
     uint64_t partitions, broken; /* broken: of them, those that could not be opened */
     uint64_t connections, requests;
     uint64_t cpu_ns, data_bytes;

@@ -12,28 +12,36 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "compute/cli/nodes.h"
+
 static void fail(const char *what)
 {
     perror(what);
     exit(1);
 }
 
-/* farpool-memnode stands one directory above the benchmarks. */
-static void exec_memnode(const char *listen, uint64_t bytes, int ready_fd)
+/* The programs stand one directory above the benchmarks. */
+static void exec_node(const char *program, const char *listen, const char *const *options,
+                      int ready_fd)
 {
-    char self[PATH_MAX] = "", path[PATH_MAX + 32], memory[32], fd[16];
+    enum { ARGS_MAX = 16 };
+    char self[PATH_MAX] = "", path[PATH_MAX + 64], fd[16];
     if (readlink("/proc/self/exe", self, sizeof self - 1) < 0)
         fail("bench: /proc/self/exe");
-    snprintf(path, sizeof path, "%s/../farpool-memnode", dirname(self));
-    snprintf(memory, sizeof memory, "%lluk", (unsigned long long)(bytes >> 10));
+    snprintf(path, sizeof path, "%s/../%s", dirname(self), program);
     snprintf(fd, sizeof fd, "%d", ready_fd);
+    const char *args[ARGS_MAX] = {path, "--listen",    listen, "--ready-fd",
+                                  fd,   "--log-level", "error"};
+    for (unsigned i = 7; i < ARGS_MAX - 1 && *options; i++)
+        args[i] = *options++;
     prctl(PR_SET_PDEATHSIG, SIGTERM);
-    execl(path, path, "--listen", listen, "--memory", memory, "--ready-fd", fd, "--log-level",
-          "error", (char *)NULL);
+    execv(path, (char *const *)args);
     fail(path);
 }
 
-void bench_node_start(bench_node *node, const char *transport, uint64_t bytes)
+/* options: of the program, after which comes NULL. */
+static void start(bench_node *node, const char *transport, const char *program,
+                  const char *const *options)
 {
     char listen[256];
     int fds[2];
@@ -53,19 +61,33 @@ void bench_node_start(bench_node *node, const char *transport, uint64_t bytes)
         fail("bench: fork");
     if (!node->pid) {
         close(fds[0]);
-        exec_memnode(listen, bytes, fds[1]);
+        exec_node(program, listen, options, fds[1]);
     }
     close(fds[1]);
     FILE *ready = fdopen(fds[0], "r");
     json_t *json = ready ? json_loadf(ready, JSON_DISABLE_EOF_CHECK, NULL) : NULL;
     const char *uri = json_string_value(json_array_get(json_object_get(json, "listen"), 0));
     if (!uri) {
-        fprintf(stderr, "bench: farpool-memnode did not start\n");
+        fprintf(stderr, "bench: %s did not start\n", program);
         exit(1);
     }
     snprintf(node->uri, sizeof node->uri, "%s", uri);
     json_decref(json);
     fclose(ready);
+}
+
+void bench_node_start(bench_node *node, const char *transport, uint64_t bytes, const char *storage)
+{
+    char memory[32];
+    snprintf(memory, sizeof memory, "%lluk", (unsigned long long)(bytes >> 10));
+    const char *options[] = {"--memory", memory, storage ? "--storage" : NULL, storage, NULL};
+    start(node, transport, "farpool-memnode", options);
+}
+
+void bench_storage_start(bench_node *node, const char *transport, const char *volume)
+{
+    const char *options[] = {"--volume", volume, NULL};
+    start(node, transport, "farpool-storagenode", options);
 }
 
 void bench_node_stop(bench_node *node)
@@ -82,9 +104,31 @@ double bench_node_cpu_seconds(const bench_node *node)
     FILE *file = fopen(path, "r");
     if (!file || fscanf(file, "%*d (%*[^)]) %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu",
                         &user, &system) != 2)
-        fail("bench: CPU time of the memory node");
+        fail("bench: CPU time of a node");
     fclose(file);
     return (double)(user + system) / (double)sysconf(_SC_CLK_TCK);
+}
+
+uint64_t bench_node_written_bytes(const bench_node *node)
+{
+    char path[64], line[128];
+    unsigned long long bytes;
+    snprintf(path, sizeof path, "/proc/%d/io", (int)node->pid);
+    FILE *file = fopen(path, "r");
+    while (file && fgets(line, sizeof line, file))
+        if (sscanf(line, "write_bytes: %llu", &bytes) == 1) {
+            fclose(file);
+            return bytes;
+        }
+    fail("bench: what a node has written");
+    return 0;
+}
+
+uint64_t bench_node_lag(const bench_node *node)
+{
+    static fp_msg msg; /* large for a stack */
+    bench_check(cli_node_usage(node->uri, &msg), "asking a node");
+    return msg.usage.spill_lag;
 }
 
 static enum farpool_mapping mapping_of(const bench_options *options)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A memory node process of the benchmark's own, and a pool on it. */
+/* Memory and storage node processes of the benchmark's own, and a pool on them. */
 #ifndef FP_BENCH_NODE_H
 #define FP_BENCH_NODE_H
 
@@ -13,11 +13,18 @@ typedef struct bench_node {
     char uri[256];
 } bench_node;
 
-/* Starts farpool-memnode with so much memory and waits until it serves. It dies with this process. */
-void bench_node_start(bench_node *node, const char *transport, uint64_t bytes);
+/* Starts farpool-memnode with so much memory and waits until it serves. It dies with this process. storage: URI of the
+ * storage node to which it spills, or NULL. */
+void bench_node_start(bench_node *node, const char *transport, uint64_t bytes, const char *storage);
+/* The same with farpool-storagenode, serving that directory. */
+void bench_storage_start(bench_node *node, const char *transport, const char *volume);
 void bench_node_stop(bench_node *node);
 /* CPU time that the node's process has used. */
 double bench_node_cpu_seconds(const bench_node *node);
+/* What it has had written to disks so far, as the kernel counts it: without a file system's own data. */
+uint64_t bench_node_written_bytes(const bench_node *node);
+/* Of a storage node: bytes of durable log that are not in layers yet. */
+uint64_t bench_node_lag(const bench_node *node);
 
 /* A pool and a partition on the node. */
 void bench_pool_open(const bench_options *options, const bench_node *node, uint64_t pool_bytes,

@@ -12,7 +12,7 @@
 
 #include "farpool.h"
 
-enum { RESULTS_MAX = 100 };
+enum { RESULTS_MAX = 100, COLUMNS_MAX = 8, ROWS_MAX = 32 };
 
 static struct {
     char name[96];
@@ -20,6 +20,12 @@ static struct {
     double value;
 } results[RESULTS_MAX];
 static unsigned result_count;
+
+static struct {
+    const char *const *names;
+    unsigned columns, rows;
+    double values[ROWS_MAX][COLUMNS_MAX];
+} series;
 
 void bench_parse(int argc, char **argv, const char *what, bench_options *options)
 {
@@ -54,18 +60,37 @@ void bench_parse(int argc, char **argv, const char *what, bench_options *options
     }
 }
 
+static void too_many(int most, const char *what)
+{
+    fprintf(stderr, "bench: more than %d %s\n", most, what);
+    exit(1);
+}
+
 void bench_add(const char *unit, double value, const char *name_format, ...)
 {
-    if (result_count == RESULTS_MAX) {
-        fprintf(stderr, "bench: more than %d results\n", RESULTS_MAX);
-        exit(1);
-    }
+    if (result_count == RESULTS_MAX)
+        too_many(RESULTS_MAX, "results");
     va_list args;
     va_start(args, name_format);
     vsnprintf(results[result_count].name, sizeof results[0].name, name_format, args);
     va_end(args);
     results[result_count].unit = unit;
     results[result_count++].value = value;
+}
+
+void bench_columns(const char *const *names)
+{
+    series.names = names;
+    while (names[series.columns])
+        if (series.columns++ == COLUMNS_MAX)
+            too_many(COLUMNS_MAX, "columns");
+}
+
+void bench_row(const double *values)
+{
+    if (series.rows == ROWS_MAX)
+        too_many(ROWS_MAX, "rows");
+    memcpy(series.values[series.rows++], values, series.columns * sizeof *values);
 }
 
 void bench_progress(const char *format, ...)
@@ -95,32 +120,61 @@ static void cpu_model(char *model, size_t size)
         fclose(file);
 }
 
-void bench_print(const bench_options *options, const char *name)
+static void print_table(void)
 {
-    struct utsname uts;
-    char model[128];
-    uname(&uts);
-    cpu_model(model, sizeof model);
-    if (!options->json) {
-        printf("%s: %s, %ld CPUs, Linux %s\n", name, model, sysconf(_SC_NPROCESSORS_ONLN),
-               uts.release);
-        for (unsigned i = 0; i < result_count; i++)
-            printf("  %-44s %14.3f %s\n", results[i].name, results[i].value, results[i].unit);
-        return;
+    for (unsigned c = 0; c < series.columns; c++)
+        printf("  %16s%s", series.names[c], c + 1 < series.columns ? "" : "\n");
+    for (unsigned r = 0; r < series.rows; r++)
+        for (unsigned c = 0; c < series.columns; c++)
+            printf("  %16.2f%s", series.values[r][c], c + 1 < series.columns ? "" : "\n");
+}
+
+static json_t *json_series(void)
+{
+    json_t *columns = json_array(), *rows = json_array();
+    for (unsigned c = 0; c < series.columns; c++)
+        json_array_append_new(columns, json_string(series.names[c]));
+    for (unsigned r = 0; r < series.rows; r++) {
+        json_t *row = json_array();
+        for (unsigned c = 0; c < series.columns; c++)
+            json_array_append_new(row, json_real(series.values[r][c]));
+        json_array_append_new(rows, row);
     }
+    return json_pack("{s:o, s:o}", "columns", columns, "rows", rows);
+}
+
+static void print_json(const char *name, const char *model, const char *kernel)
+{
     json_t *list = json_array();
     for (unsigned i = 0; i < result_count; i++)
         json_array_append_new(list, json_pack("{s:s, s:f, s:s}", "name", results[i].name, "value",
                                               results[i].value, "unit", results[i].unit));
     json_t *all =
         json_pack("{s:s, s:{s:s, s:i, s:s}, s:o}", "bench", name, "machine", "cpu", model, "cpus",
-                  (int)sysconf(_SC_NPROCESSORS_ONLN), "kernel", uts.release, "results", list);
-    if (!all || json_dumpf(all, stdout, JSON_INDENT(2))) {
+                  (int)sysconf(_SC_NPROCESSORS_ONLN), "kernel", kernel, "results", list);
+    bool failed = series.columns && json_object_set_new(all, "series", json_series());
+    if (!all || failed || json_dumpf(all, stdout, JSON_INDENT(2))) {
         fprintf(stderr, "bench: writing the results failed\n");
         exit(1);
     }
     putchar('\n');
     json_decref(all);
+}
+
+void bench_print(const bench_options *options, const char *name)
+{
+    struct utsname uts;
+    char model[128];
+    uname(&uts);
+    cpu_model(model, sizeof model);
+    if (options->json) {
+        print_json(name, model, uts.release);
+        return;
+    }
+    printf("%s: %s, %ld CPUs, Linux %s\n", name, model, sysconf(_SC_NPROCESSORS_ONLN), uts.release);
+    for (unsigned i = 0; i < result_count; i++)
+        printf("  %-44s %14.3f %s\n", results[i].name, results[i].value, results[i].unit);
+    print_table();
 }
 
 void bench_check(int code, const char *what)

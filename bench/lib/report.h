@@ -21,6 +21,11 @@ void bench_parse(int argc, char **argv, const char *what, bench_options *options
 void bench_add(const char *unit, double value, const char *name_format, ...)
     __attribute__((format(printf, 3, 4)));
 
+/* What is to be plotted, one table for a benchmark: the names of its columns, then NULL, all static; and its rows, each
+ * of as many values. In JSON: "series": {"columns": [...], "rows": [[...]]}. Not thread-safe. */
+void bench_columns(const char *const *names);
+void bench_row(const double *values);
+
 /* Says on stderr what is going on. */
 void bench_progress(const char *format, ...) __attribute__((format(printf, 1, 2)));
 

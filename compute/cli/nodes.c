@@ -175,7 +175,7 @@ static int ask(fp_conn *conn, fp_poller *poller, fp_msg *msg)
     return rc;
 }
 
-static int usage_of(const char *uri, fp_msg *msg)
+int cli_node_usage(const char *uri, fp_msg *msg)
 {
     fp_net *net;
     fp_poller *poller;
@@ -215,7 +215,7 @@ int cli_nodes_data_bytes(const cli_nodes *nodes, uint64_t *bytes)
     int rc = 0;
     *bytes = 0;
     for (unsigned i = 0; i < nodes->count && !rc; i++) {
-        rc = usage_of(nodes->uris[i], msg);
+        rc = cli_node_usage(nodes->uris[i], msg);
         if (!rc)
             *bytes += msg->usage.data_bytes;
     }

@@ -6,6 +6,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "common/wire.h"
 #include "farpool.h"
 
 enum { CLI_NODES_MAX = 16 };
@@ -35,6 +36,8 @@ void cli_nodes_stop(cli_nodes *nodes);
 
 /* CPU time used so far by those that are ours, in seconds; negative: they are not ours, so unknown. */
 double cli_nodes_cpu(const cli_nodes *nodes);
+/* Asks a node of either kind for USAGE: msg->usage. */
+int cli_node_usage(const char *uri, fp_msg *msg) FARPOOL_MUST_CHECK;
 /* Page bytes that their CPUs have moved, asked from the nodes; negative code if one does not say. */
 int cli_nodes_data_bytes(const cli_nodes *nodes, uint64_t *bytes) FARPOOL_MUST_CHECK;
 
