@@ -203,6 +203,13 @@ static void raise_to(_Atomic uint64_t *value, uint64_t to)
         atomic_store_explicit(value, to, memory_order_release);
 }
 
+/* The storage node ends below where the log begins: its memory node was not among those that were waited for. Keeping
+ * log for it does not help it any more. */
+static bool has_gap(const fp_redo_log *log, const fp_ring *ring)
+{
+    return ring->volume && ring->spilled < atomic_load_explicit(&log->start, memory_order_relaxed);
+}
+
 /* Nothing is let go of that a ring's storage node has yet to get, or the storage node would have a gap. */
 static void judge_spilled(fp_keeper *keeper)
 {
@@ -211,7 +218,7 @@ static void judge_spilled(fp_keeper *keeper)
     for (unsigned i = 0; i < log->ring_count; i++) {
         const fp_ring *ring = &log->rings[i];
         if (!atomic_load_explicit(&ring->lost, memory_order_relaxed) && ring->spills &&
-            ring->spilled < all)
+            ring->spilled < all && !has_gap(log, ring))
             all = ring->spilled;
     }
     atomic_store_explicit(&keeper->has_storage, all != UINT64_MAX, memory_order_relaxed);
