@@ -30,6 +30,8 @@ struct fp_keeper {
     uint64_t spilled_all; /* on stable media wherever rings are spilled to */
     pthread_t id;
     bool started;
+    bool
+        checkpointing; /* a step of the checkpoint is under way, which may have to wait for further rounds */
     _Atomic bool stop;
     _Atomic bool
         asleep; /* relaxed: set before it sleeps for long; a rouse lost to that is made up for after IDLE_US */
@@ -39,6 +41,9 @@ struct fp_keeper {
     _Atomic bool has_storage; /* relaxed */
     _Atomic uint64_t waits, wait_ns, checkpoints; /* statistics, relaxed */
 };
+
+/* Whose thread this is. */
+static _Thread_local const fp_keeper *own;
 
 static uint64_t get(const _Atomic uint64_t *value)
 {
@@ -272,24 +277,36 @@ static bool is_settled(const fp_keeper *keeper)
     return get(&log->acked_all) >= end;
 }
 
+/* Whether there is more to do. A page that is recovered for it may have to come from a storage node, as of what is not
+ * on stable media yet: then rounds go on below it, without the checkpoint. */
+static bool step_checkpoint(fp_keeper *keeper)
+{
+    fp_redo_log *log = keeper->log;
+    if (keeper->checkpointing)
+        return true;
+    if (!keeper->checkpoint.running && fp_keeper_has_storage(keeper) && wants_checkpoint(keeper))
+        fp_checkpoint_begin(&keeper->checkpoint, log->partition);
+    if (!keeper->checkpoint.running)
+        return false;
+    keeper->checkpointing = true;
+    bool busy = fp_checkpoint_step(&keeper->checkpoint, log->partition);
+    keeper->checkpointing = false;
+    if (!keeper->checkpoint.running) {
+        keeper->clean = keeper->checkpoint.lsn;
+        atomic_fetch_add_explicit(&keeper->checkpoints, 1, memory_order_relaxed);
+    }
+    return busy;
+}
+
 bool fp_keeper_step(fp_keeper *keeper)
 {
     fp_redo_log *log = keeper->log;
-    bool busy = false;
     if (atomic_load_explicit(&log->failed, memory_order_acquire))
         return false;
     fp_redo_nudge(log);
     exchange_lines(keeper);
     judge_spilled(keeper);
-    if (!keeper->checkpoint.running && fp_keeper_has_storage(keeper) && wants_checkpoint(keeper))
-        fp_checkpoint_begin(&keeper->checkpoint, log->partition);
-    if (keeper->checkpoint.running) {
-        busy = fp_checkpoint_step(&keeper->checkpoint, log->partition);
-        if (!keeper->checkpoint.running) {
-            keeper->clean = keeper->checkpoint.lsn;
-            atomic_fetch_add_explicit(&keeper->checkpoints, 1, memory_order_relaxed);
-        }
-    }
+    bool busy = step_checkpoint(keeper);
     let_go(keeper);
     atomic_fetch_add_explicit(&keeper->rounds, 1, memory_order_release);
     if (atomic_load_explicit(&keeper->waiting, memory_order_relaxed))
@@ -300,6 +317,7 @@ bool fp_keeper_step(fp_keeper *keeper)
 static void *keep(void *arg)
 {
     fp_keeper *keeper = arg;
+    own = keeper;
     while (!atomic_load_explicit(&keeper->stop, memory_order_acquire)) {
         uint32_t calls = atomic_load_explicit(&keeper->calls, memory_order_acquire);
         bool more = fp_keeper_step(keeper);
@@ -315,7 +333,8 @@ static void *keep(void *arg)
 
 static void wait_round(fp_keeper *keeper)
 {
-    if (!keeper->started) { /* simulated: we are the keeper; time passes where it waits */
+    if (!keeper->started ||
+        own == keeper) { /* not in a thread of its own; or a checkpoint's fault */
         fp_keeper_step(keeper);
         fp_remote_poll(keeper->thread, 1);
         return;
