@@ -55,18 +55,19 @@ static struct shared {
     _Atomic bool dying; /* all may fail from now on */
     _Atomic bool
         troubled; /* a storage node was killed in this worker's life, so that pages may be out of reach */
-    _Atomic bool whole[NODES]; /* the ring has all that a recovery needs */
-    char rings[1024];          /* the worker's last look at them, as text */
+    _Atomic bool whole[NODES];  /* the ring has all that a recovery needs */
+    _Atomic bool behind[NODES]; /* the ring's storage node has less than the log's beginning */
+    char rings[1024];           /* the worker's last look at them, as text */
 } * shared;
 
 static test_process nodes[NODES], storages[STORAGES_MAX];
 static bool node_up[NODES], storage_up[STORAGES_MAX];
-static char volumes[STORAGES_MAX][256];
+static char volumes[STORAGES_MAX][256], paths[STORAGES_MAX][4096]; /* paths: absolute */
 static unsigned storage_count;
 static bool tells[NODES]; /* the ring counts for a recovery */
 static pid_t worker;      /* 0: none */
 static uint64_t seed, random_state;
-static unsigned killed_workers, killed_nodes, killed_storages, disasters;
+static unsigned killed_workers, killed_nodes, killed_storages, disasters, copies;
 
 static farpool_partition *part;
 static farpool_btree *tree;
@@ -196,6 +197,16 @@ static void describe_rings(const fp_redo_log *log)
     }
 }
 
+/* Also of a ring that is lost, if no other is spilled to that storage node. */
+static bool is_behind(const fp_redo_log *log, unsigned index)
+{
+    uint64_t most = 0;
+    for (unsigned i = 0; i < NODES; i++)
+        if (i % storage_count == index % storage_count && log->rings[i].spilled > most)
+            most = log->rings[i].spilled;
+    return most && most < atomic_load(&log->start);
+}
+
 static void note_rings(void)
 {
     const fp_redo_log *log = part->redo;
@@ -204,10 +215,12 @@ static void note_rings(void)
         if (atomic_load(&log->rings[i].speaks) && !atomic_load(&log->rings[i].lost) &&
             *(volatile const uint64_t *)&log->rings[i].acked >= atomic_load(&log->start))
             atomic_store(&shared->whole[i], true);
+    for (unsigned i = 0; i < NODES; i++)
+        atomic_store(&shared->behind[i], is_behind(log, i));
     uint64_t now = (atomic_load(&log->end) - log->first) / log->ring_bytes;
     atomic_fetch_add(&shared->laps, now - laps);
     laps = now;
-    if (looks++ % 100 == 0)
+    if (looks++ % 10 == 0)
         describe_rings(log);
 }
 
@@ -238,7 +251,10 @@ static void look_after_processes(void)
         REQUIRE(!node_up[i] || !has_ended(nodes[i].pid));
     for (unsigned i = 0; i < storage_count; i++)
         REQUIRE(!storage_up[i] || !has_ended(storages[i].pid));
-    REQUIRE(!worker || !has_ended(worker)); /* it has said why */
+    if (worker && has_ended(worker)) {
+        fprintf(stderr, "the worker has ended; a little before:\n%s", shared->rings);
+        exit(1);
+    }
 }
 
 static void complain_of_hang(const char *what)
@@ -355,6 +371,39 @@ static void start_storage(unsigned i, const char *uri)
     storage_up[i] = true;
 }
 
+/* What people have to do for a storage node that nobody spilled to for too long: it gets a copy of another one. */
+static void copy_volume(unsigned from, unsigned to)
+{
+    char command[2048];
+    killed_storages += 2;
+    kill_process(&storages[from]);
+    kill_process(&storages[to]);
+    snprintf(command, sizeof command,
+             "cd '%s' && find . -type f ! -name volume ! -name lock -delete && "
+             "find '%s' -type f ! -name volume ! -name lock -exec cp -t . {} +",
+             paths[to], paths[from]);
+    REQUIRE(system(command) == 0);
+    start_storage(from, storages[from].uri);
+    start_storage(to, storages[to].uri);
+    copies++;
+}
+
+static void mend_storages(void)
+{
+    for (unsigned i = 0; i < NODES; i++) {
+        if (!atomic_load(&shared->behind[i]))
+            continue;
+        unsigned good = 0;
+        while (good < NODES - 1 && atomic_load(&shared->behind[good]))
+            good++;
+        REQUIRE(!atomic_load(&shared->behind[good]));
+        copy_volume(good % storage_count, i % storage_count);
+        for (unsigned k = 0; k < NODES; k++)
+            if (k % storage_count == i % storage_count)
+                atomic_store(&shared->behind[k], false);
+    }
+}
+
 static void start_all(void)
 {
     for (unsigned i = 0; i < storage_count; i++)
@@ -388,6 +437,14 @@ static void lose_node(bool and_storage)
     work_on("working without a memory node");
     start_node(lost, nodes[lost].uri);
     work_on("working while a memory node is back");
+}
+
+static bool somebody_is_behind(void)
+{
+    bool behind = false;
+    for (unsigned i = 0; i < NODES; i++)
+        behind |= atomic_load(&shared->behind[i]);
+    return behind;
 }
 
 static void lose_storages(void)
@@ -434,6 +491,7 @@ static void one_round(unsigned round)
     printf("%u: %s\n", round, names[plan]);
     fflush(stdout);
     start_all();
+    mend_storages();
     start_worker(first);
     if (!first && draw(8) == 0) {
         usleep((unsigned)draw(100000)); /* while it recovers, or a little later */
@@ -443,7 +501,7 @@ static void one_round(unsigned round)
     wait_until("recovering", is_ready, 0);
     atomic_store(&shared->lossy, false);
     work_on("working");
-    if (plan == NODE || plan == NODE_AND_STORAGE)
+    if ((plan == NODE || plan == NODE_AND_STORAGE) && !somebody_is_behind())
         lose_node(plan == NODE_AND_STORAGE);
     else if (plan == STORAGE)
         lose_storages();
@@ -459,7 +517,7 @@ static void run(const char *scheme)
     const char *text = getenv("ROUNDS"), *some = getenv("FARPOOL_TEST_STORAGES");
     unsigned rounds = text ? (unsigned)atoi(text) : getenv("FARPOOL_TEST_QUICK") ? 8 : 40;
     memset(shared, 0, sizeof *shared);
-    killed_workers = killed_nodes = killed_storages = disasters = 0;
+    killed_workers = killed_nodes = killed_storages = disasters = copies = 0;
     storage_count = some ? (unsigned)atoi(some) : 1 + (unsigned)draw(STORAGES_MAX);
     shared->ring_bytes = 1ull << (20 + draw(3));
     REQUIRE(storage_count >= 1 && storage_count <= STORAGES_MAX);
@@ -468,6 +526,7 @@ static void run(const char *scheme)
     fflush(stdout);
     for (unsigned i = 0; i < storage_count; i++) {
         test_volume_make(volumes[i]);
+        REQUIRE(realpath(volumes[i], paths[i]));
         start_storage(i, scheme);
     }
     for (unsigned i = 0; i < NODES; i++)
@@ -484,13 +543,13 @@ static void run(const char *scheme)
     }
     printf("%s: %u rounds, %llu commits acknowledged, %llu of them on storage, none lost; killed "
            "%u workers, %u memory "
-           "nodes, %u storage nodes, much at once %u times; %llu recoveries from storage, %llu "
-           "laps of rings, %llu tries "
-           "repeated\n",
+           "nodes, %u storage nodes, much at once %u times; %llu recoveries from storage, %u "
+           "volumes copied, %llu laps of "
+           "rings, %llu tries repeated\n",
            scheme, rounds, (unsigned long long)atomic_load(&shared->acks),
            (unsigned long long)atomic_load(&shared->stored), killed_workers, killed_nodes,
            killed_storages, disasters, (unsigned long long)atomic_load(&shared->from_storage),
-           (unsigned long long)atomic_load(&shared->laps),
+           copies, (unsigned long long)atomic_load(&shared->laps),
            (unsigned long long)atomic_load(&shared->retries));
 }
 
