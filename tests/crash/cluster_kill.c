@@ -220,7 +220,7 @@ static void note_rings(void)
     uint64_t now = (atomic_load(&log->end) - log->first) / log->ring_bytes;
     atomic_fetch_add(&shared->laps, now - laps);
     laps = now;
-    if (looks++ % 100 == 0)
+    if (looks++ % 10 == 0)
         describe_rings(log);
 }
 
@@ -251,7 +251,10 @@ static void look_after_processes(void)
         REQUIRE(!node_up[i] || !has_ended(nodes[i].pid));
     for (unsigned i = 0; i < storage_count; i++)
         REQUIRE(!storage_up[i] || !has_ended(storages[i].pid));
-    REQUIRE(!worker || !has_ended(worker)); /* it has said why */
+    if (worker && has_ended(worker)) {
+        fprintf(stderr, "the worker has ended; a little before:\n%s", shared->rings);
+        exit(1);
+    }
 }
 
 static void complain_of_hang(const char *what)
