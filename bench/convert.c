@@ -3,7 +3,9 @@
  * convert: whether a storage node makes pages of log as fast as four threads commit it, and what it writes to do so:
  * changes of 256 bytes to pages at random, each commit durable in memory, spilled to a storage node. Looked at ten times
  * a second: log that is not on stable media yet (unspilled), and log there that is not in layers yet (lag). The node
- * converts 16 MiB at a time, so a lag below that is none.
+ * converts 16 MiB at a time, so a lag below that is none. Kept up, in the second half of the time: log converted for
+ * log made, 1 if the lag does not grow. Write amplification: all that the storage node has written to WAL, layers and
+ * manifests when it has become quiet, for each byte of log.
  */
 #include <pthread.h>
 #include <stdatomic.h>
@@ -100,10 +102,34 @@ static void tick(void)
 
 static double mib(uint64_t bytes) { return (double)bytes / (1 << 20); }
 
+/* When the lag has gone and nothing has been written for a second: merges come after the layers. */
+static sight settle(uint64_t began, double *caught_up)
+{
+    enum { QUIET_TICKS = 10 };
+    bench_check(farpool_wait_durable(partition, UINT64_MAX, FARPOOL_DURABLE_STORAGE), "waiting");
+    sight now = look(began), before = now;
+    *caught_up = now.seconds;
+    for (unsigned quiet = 0; quiet < QUIET_TICKS; before = now) {
+        tick();
+        now = look(began);
+        if (now.lag >= CONVERT_BYTES)
+            *caught_up = now.seconds;
+        quiet = now.written == before.written && now.lag < CONVERT_BYTES ? quiet + 1 : 0;
+    }
+    return now;
+}
+
+static double converted(const sight *from, const sight *upto)
+{
+    return (double)(upto->log - from->log) - (double)(upto->lag + upto->unspilled) +
+           (double)(from->lag + from->unspilled);
+}
+
 static void stream(double seconds)
 {
     pthread_t threads[THREADS];
     uint64_t began = fp_now_ns(), most = 0;
+    double caught_up, cpu = bench_node_cpu_seconds(&storage);
     sight first = look(began), half = first, now = first;
     for (uintptr_t i = 0; i < THREADS; i++)
         bench_check(pthread_create(&threads[i], NULL, committer, (void *)i) ? FARPOOL_E_SYS : 0,
@@ -114,30 +140,26 @@ static void stream(double seconds)
         most = now.lag > most ? now.lag : most;
         half = now.seconds <= seconds / 2 ? now : half;
     }
+    cpu = bench_node_cpu_seconds(&storage) - cpu;
     atomic_store(&over, true);
     for (unsigned i = 0; i < THREADS; i++)
         pthread_join(threads[i], NULL);
-    bench_check(farpool_wait_durable(partition, UINT64_MAX, FARPOOL_DURABLE_STORAGE), "waiting");
-    sight end = look(began);
-    while (end.lag >= CONVERT_BYTES) {
-        tick();
-        end = look(began);
-    }
-    double log = (double)(now.log - first.log), time = now.seconds - first.seconds;
-    /* What is neither unspilled nor lag has been converted. */
-    double late = (double)(now.log - half.log);
-    double behind = (double)(now.lag + now.unspilled) - (double)(half.lag + half.unspilled);
+    sight end = settle(began, &caught_up);
+    double time = now.seconds - first.seconds;
     farpool_stats stats;
     farpool_stats_get(pool, &stats);
     bench_add("1/s", (double)(now.commits - first.commits) / time, "convert.commits");
-    bench_add("MB/s", log / 1e6 / time, "convert.log");
-    bench_add("ratio", (late - behind) / late, "convert.kept_up_second_half");
+    bench_add("MB/s", (double)(now.log - first.log) / 1e6 / time, "convert.log");
+    bench_add("MB/s", converted(&first, &now) / 1e6 / time, "convert.converted");
+    bench_add("ratio", converted(&half, &now) / (double)(now.log - half.log),
+              "convert.kept_up_second_half");
     bench_add("MiB", mib(most), "convert.lag_most");
     bench_add("MiB", mib(half.lag), "convert.lag_half");
     bench_add("MiB", mib(now.lag), "convert.lag_end");
     bench_add("MiB", mib(now.unspilled), "convert.unspilled_end");
-    bench_add("s", end.seconds - now.seconds, "convert.catch_up");
+    bench_add("s", caught_up - now.seconds, "convert.catch_up");
     bench_add("s", (double)stats.redo_wait_ns / 1e9 / THREADS, "convert.thread_waited_for_ring");
+    bench_add("cores", cpu / time, "convert.storage_cpu");
     bench_add("ratio", (double)(end.written - first.written) / (double)(end.log - first.log),
               "convert.write_amplification");
 }
