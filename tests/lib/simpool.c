@@ -169,7 +169,6 @@ bool sim_node_restart(sim_node *node)
     node_close(node);
     node->boot_id += 100;
     node_open(node);
-    node->lost = false;
     return true;
 }
 

@@ -13,8 +13,8 @@ static uint64_t draw(sim_trouble *t, uint64_t below) { return test_random(t->ran
 
 void sim_trouble_restart(sim_trouble *t, unsigned i)
 {
-    if (t->sim->nodes[i].lost)
-        (void)sim_node_restart(&t->sim->nodes[i]);
+    if (t->sim->nodes[i].lost && sim_node_restart(&t->sim->nodes[i]))
+        t->sim->nodes[i].lost = false;
 }
 
 void sim_trouble_crash(sim_trouble *t, unsigned i)
