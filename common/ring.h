@@ -62,7 +62,10 @@ _Static_assert(sizeof(fp_ring_node) == FP_RING_LINE_BYTES, "node's line");
 typedef struct fp_ring_slabs {
     uint32_t magic, crc;
     uint64_t partition;
-    uint64_t epoch, version;           /* the highest epoch counts, then the highest version */
+    uint64_t epoch, version; /* the highest epoch counts, then the highest version */
+    /* Copies with a lower LSN don't count: a later one, perhaps of another page with the same pid, may have been on a node
+     * that is gone. */
+    uint64_t trusted_from;
     uint64_t boots[FP_RING_SLABS_MAX]; /* 0: not used */
 } fp_ring_slabs;
 

@@ -137,6 +137,7 @@ static void review_slabs(fp_redo_log *log)
     if (!memcmp(now.boots, log->slabs.boots, sizeof now.boots))
         return;
     now.version++;
+    now.trusted_from = get(&log->end);
     fp_ring_slabs_seal(&now);
     log->slabs = now;
 }

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "common/error.h"
+#include "compute/redo_log.h"
 #include "compute/remote.h"
 #include "compute/thread.h"
 
@@ -33,7 +34,7 @@ static bool is_valid(const farpool_partition *partition, const fp_slot_entry *en
 {
     return entry->crc && entry->crc == fp_slot_entry_crc(entry) &&
            pid_of(entry) < partition->units && order_of(entry) <= partition->order_max &&
-           entry->epoch < partition->epoch;
+           entry->epoch < partition->epoch && entry->lsn >= partition->redo->slabs.trusted_from;
 }
 
 static int take_piece(reader *r, uint64_t piece, const fp_slot_entry *entries)

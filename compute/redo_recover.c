@@ -306,6 +306,18 @@ static int judge(const fp_redo_log *log, bool recover, const fp_survey *all)
     return rc;
 }
 
+static bool any_is_gone(const fp_ring_slabs *before, const fp_ring_slabs *now)
+{
+    for (unsigned i = 0; i < FP_RING_SLABS_MAX; i++) {
+        bool found = !before->boots[i];
+        for (unsigned k = 0; k < FP_RING_SLABS_MAX; k++)
+            found |= before->boots[i] == now->boots[k];
+        if (!found)
+            return true;
+    }
+    return false;
+}
+
 /* Which slabs count from now on: those that did, and those that are empty now. */
 static int settle_slabs(fp_redo_log *log, const fp_survey *all)
 {
@@ -319,6 +331,10 @@ static int settle_slabs(fp_redo_log *log, const fp_survey *all)
                                  .epoch = log->partition->epoch,
                                  .version = all->slabs.version + 1};
     fp_slab_list(log->partition, &log->slabs);
+    log->slabs.trusted_from = all->slabs.trusted_from;
+    if (any_is_gone(&all->slabs, &log->slabs) && all->start > log->slabs.trusted_from)
+        log->slabs.trusted_from =
+            all->start; /* what is not older than that has all redo behind it */
     fp_ring_slabs_seal(&log->slabs);
     return rc;
 }
