@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tests/lib/page_store.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/error.h"
 #include "storagenode/kept.h"
 #include "tests/lib/require.h"
 
@@ -34,7 +36,14 @@ void page_store_fini(page_store *s)
 
 /* ---- waiting --------------------------------------------------------------------------------- */
 
-static void count_store(fp_store_req *req) { ++*(unsigned *)req->user; }
+/* Why it failed, before something else does in the same poll. */
+static char reason[512];
+
+static void count_store(fp_store_req *req)
+{
+    snprintf(reason, sizeof reason, "%s", farpool_errmsg());
+    ++*(unsigned *)req->user;
+}
 static void count_volume(fp_volume_req *req) { ++*(unsigned *)req->user; }
 
 static int wait_for(page_store *s, int rc, const unsigned *count, const int *status)
@@ -43,6 +52,12 @@ static int wait_for(page_store *s, int rc, const unsigned *count, const int *sta
         return rc;
     disk_wait(s->disk, count, 1);
     return *status;
+}
+
+static int wait_for_store(page_store *s, int rc, const unsigned *count, const int *status)
+{
+    rc = wait_for(s, rc, count, status);
+    return rc && *count ? fp_error(rc, "%s", reason) : rc;
 }
 
 #define STORE_REQUEST                                                                              \
@@ -145,7 +160,7 @@ int page_store_get(page_store *s, uint64_t pid, uint64_t lsn, fp_store_req *out)
     STORE_REQUEST;
     req.pid = pid;
     req.lsn = lsn;
-    int rc = wait_for(s, fp_store_get(s->store, &req), &count, &req.status);
+    int rc = wait_for_store(s, fp_store_get(s->store, &req), &count, &req.status);
     REQUIRE(!rc == !!req.page);
     *out = req;
     return rc;

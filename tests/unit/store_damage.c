@@ -174,7 +174,8 @@ static unsigned count_corrupt(page_store *s, const char *file)
         if (!rc)
             continue;
         assert_int_equal(rc, FARPOOL_E_CORRUPT);
-        assert_non_null(strstr(farpool_errmsg(), file));
+        if (!strstr(farpool_errmsg(), file))
+            fail_msg("'%s' does not name %s", farpool_errmsg(), file);
         assert_non_null(strstr(farpool_errmsg(), "offset"));
         corrupt++;
     }
