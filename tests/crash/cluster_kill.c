@@ -277,13 +277,13 @@ static void complain_of_hang(const char *what)
 /* Passes time until it is true, or so many milliseconds. */
 static void wait_until(const char *what, bool (*is_true)(uint64_t arg), uint64_t arg)
 {
-    uint64_t moved = fp_now_ns(), acks = 0;
+    uint64_t moved = fp_now_ns(), before = 0;
     while (!is_true(arg)) {
         look_after_processes();
-        if (atomic_load(&shared->acks) != acks) {
-            acks = atomic_load(&shared->acks);
+        uint64_t now = atomic_load(&shared->acks) + atomic_load(&shared->written.compared);
+        if (now != before)
             moved = fp_now_ns();
-        }
+        before = now;
         if (fp_now_ns() - moved > HANG_S * 1000000000ull)
             complain_of_hang(what);
         usleep(200);
@@ -498,7 +498,10 @@ static void one_round(unsigned round)
         kill_worker();
         return;
     }
+    uint64_t begin = fp_now_ns();
     wait_until("recovering", is_ready, 0);
+    printf("%u: recovered and compared in %.1f s\n", round, (double)(fp_now_ns() - begin) / 1e9);
+    fflush(stdout);
     atomic_store(&shared->lossy, false);
     work_on("working");
     if ((plan == NODE || plan == NODE_AND_STORAGE) && !somebody_is_behind())
