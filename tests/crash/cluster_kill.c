@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/*
+/* test-timeout: 400
+ *
  * Shows that a cluster of real processes loses nothing that it has acknowledged, whichever of them are killed with
  * kill -9: round after round a worker recovers the partition, compares all of its B+-tree with what the workers before it
  * have noted in shared memory, and goes on writing with several threads, over a small pool and small log rings that are
@@ -26,14 +27,13 @@
 
 #include "common/clock.h"
 #include "compute/redo_log.h"
-#include "tests/lib/process.h"
+#include "tests/lib/cluster.h"
 #include "tests/lib/testnode.h"
 #include "tests/lib/teststorage.h"
 #include "tests/lib/written.h"
 
 enum {
-    NODES = 3,
-    STORAGES_MAX = 3,
+    NODES = CLUSTER_NODES,
     POOL_BYTES = 1 << 20,
     NODE_KIB = 96 << 10,
     SLAB_BYTES = 48 << 20,
@@ -48,7 +48,7 @@ static struct shared {
     written written;
     farpool_pid root;
     uint64_t epoch, ring_bytes;
-    _Atomic uint64_t acks, stored, laps, retries, checkpoints, from_storage;
+    _Atomic uint64_t acks, stored, laps, retries, from_storage;
     _Atomic bool ready;
     _Atomic bool lossy; /* too few rings are left: only what was stored must be there */
     bool tried_stored;  /* since then */
@@ -60,14 +60,10 @@ static struct shared {
     char rings[1024];           /* the worker's last look at them, as text */
 } * shared;
 
-static test_process nodes[NODES], storages[STORAGES_MAX];
-static bool node_up[NODES], storage_up[STORAGES_MAX];
-static char volumes[STORAGES_MAX][256], paths[STORAGES_MAX][4096]; /* paths: absolute */
-static unsigned storage_count;
-static bool tells[NODES]; /* the ring counts for a recovery */
-static pid_t worker;      /* 0: none */
+static test_cluster cluster;
+static pid_t worker; /* 0: none */
 static uint64_t seed, random_state;
-static unsigned killed_workers, killed_nodes, killed_storages, disasters, copies;
+static unsigned killed_workers, disasters;
 
 static farpool_partition *part;
 static farpool_btree *tree;
@@ -119,12 +115,12 @@ static void *write_for_ever(void *arg)
 
 static int open_partition(enum farpool_recover recover)
 {
-    const char *uris[NODES], *storage_uris[STORAGES_MAX];
+    const char *uris[NODES], *storage_uris[CLUSTER_STORAGES_MAX];
     farpool_partition_options options;
     for (unsigned i = 0; i < NODES; i++)
-        uris[i] = nodes[i].uri;
-    for (unsigned i = 0; i < storage_count; i++)
-        storage_uris[i] = storages[i].uri;
+        uris[i] = cluster.nodes[i].uri;
+    for (unsigned i = 0; i < cluster.storage_count; i++)
+        storage_uris[i] = cluster.storages[i].uri;
     farpool_partition_options_init(&options);
     options.epoch = ++shared->epoch;
     options.slab_bytes = SLAB_BYTES;
@@ -133,8 +129,8 @@ static int open_partition(enum farpool_recover recover)
     options.log_copies = NODES;
     options.log_ring_bytes = shared->ring_bytes;
     options.storagenodes = storage_uris;
-    options.storagenode_count = storage_count;
-    options.storage_quorum = (storage_count + 1) / 2;
+    options.storagenode_count = cluster.storage_count;
+    options.storage_quorum = (cluster.storage_count + 1) / 2;
     options.recover = recover;
     return farpool_partition_open(test_pool_new(FARPOOL_MAPPING_AUTO, POOL_BYTES), &options, &part);
 }
@@ -202,7 +198,8 @@ static bool is_behind(const fp_redo_log *log, unsigned index)
 {
     uint64_t most = 0;
     for (unsigned i = 0; i < NODES; i++)
-        if (i % storage_count == index % storage_count && log->rings[i].spilled > most)
+        if (i % cluster.storage_count == index % cluster.storage_count &&
+            log->rings[i].spilled > most)
             most = log->rings[i].spilled;
     return most && most < atomic_load(&log->start);
 }
@@ -247,10 +244,7 @@ static bool has_ended(pid_t pid)
 
 static void look_after_processes(void)
 {
-    for (unsigned i = 0; i < NODES; i++)
-        REQUIRE(!node_up[i] || !has_ended(nodes[i].pid));
-    for (unsigned i = 0; i < storage_count; i++)
-        REQUIRE(!storage_up[i] || !has_ended(storages[i].pid));
+    test_cluster_look_after(&cluster);
     if (worker && has_ended(worker)) {
         fprintf(stderr, "the worker has ended; a little before:\n%s", shared->rings);
         exit(1);
@@ -277,13 +271,13 @@ static void complain_of_hang(const char *what)
 /* Passes time until it is true, or so many milliseconds. */
 static void wait_until(const char *what, bool (*is_true)(uint64_t arg), uint64_t arg)
 {
-    uint64_t moved = fp_now_ns(), acks = 0;
+    uint64_t moved = fp_now_ns(), before = 0;
     while (!is_true(arg)) {
         look_after_processes();
-        if (atomic_load(&shared->acks) != acks) {
-            acks = atomic_load(&shared->acks);
+        uint64_t now = atomic_load(&shared->acks) + atomic_load(&shared->written.compared);
+        if (now != before)
             moved = fp_now_ns();
-        }
+        before = now;
         if (fp_now_ns() - moved > HANG_S * 1000000000ull)
             complain_of_hang(what);
         usleep(200);
@@ -331,61 +325,18 @@ static void start_worker(bool first)
     }
 }
 
-static void kill_process(test_process *process)
-{
-    REQUIRE(WTERMSIG(test_process_end(process, SIGKILL)) == SIGKILL);
-}
-
 static void kill_worker(void)
 {
     test_process process = {.pid = worker};
     killed_workers++;
     worker = 0;
-    kill_process(&process);
-}
-
-static void kill_node(unsigned i)
-{
-    killed_nodes++;
-    node_up[i] = tells[i] = false;
-    kill_process(&nodes[i]);
-}
-
-static void start_node(unsigned i, const char *uri)
-{
-    test_process_start_spilling(&nodes[i], uri, NODE_KIB, storages[i % storage_count].uri);
-    node_up[i] = true;
+    REQUIRE(WTERMSIG(test_process_end(&process, SIGKILL)) == SIGKILL);
 }
 
 static void kill_storage(unsigned i)
 {
-    killed_storages++;
     atomic_store(&shared->troubled, true);
-    storage_up[i] = false;
-    kill_process(&storages[i]);
-}
-
-static void start_storage(unsigned i, const char *uri)
-{
-    test_process_start_storage(&storages[i], uri, volumes[i]);
-    storage_up[i] = true;
-}
-
-/* What people have to do for a storage node that nobody spilled to for too long: it gets a copy of another one. */
-static void copy_volume(unsigned from, unsigned to)
-{
-    char command[2048];
-    killed_storages += 2;
-    kill_process(&storages[from]);
-    kill_process(&storages[to]);
-    snprintf(command, sizeof command,
-             "cd '%s' && find . -type f ! -name volume ! -name lock -delete && "
-             "find '%s' -type f ! -name volume ! -name lock -exec cp -t . {} +",
-             paths[to], paths[from]);
-    REQUIRE(system(command) == 0);
-    start_storage(from, storages[from].uri);
-    start_storage(to, storages[to].uri);
-    copies++;
+    test_cluster_kill_storage(&cluster, i);
 }
 
 static void mend_storages(void)
@@ -397,21 +348,11 @@ static void mend_storages(void)
         while (good < NODES - 1 && atomic_load(&shared->behind[good]))
             good++;
         REQUIRE(!atomic_load(&shared->behind[good]));
-        copy_volume(good % storage_count, i % storage_count);
+        test_cluster_copy_volume(&cluster, good % cluster.storage_count, i % cluster.storage_count);
         for (unsigned k = 0; k < NODES; k++)
-            if (k % storage_count == i % storage_count)
+            if (k % cluster.storage_count == i % cluster.storage_count)
                 atomic_store(&shared->behind[k], false);
     }
-}
-
-static void start_all(void)
-{
-    for (unsigned i = 0; i < storage_count; i++)
-        if (!storage_up[i])
-            start_storage(i, storages[i].uri);
-    for (unsigned i = 0; i < NODES; i++)
-        if (!node_up[i])
-            start_node(i, nodes[i].uri);
 }
 
 /* ---- rounds ---------------------------------------------------------------------------------- */
@@ -421,21 +362,21 @@ enum { WORKER, NODE, STORAGE, NODE_AND_STORAGE, TWO_NODES, EVERYTHING, PLANS };
 /* One memory node, when both others have all that counts; the worker goes on without it, then it comes back. */
 static void lose_node(bool and_storage)
 {
-    unsigned lost = (unsigned)draw(NODES), storage = (unsigned)draw(storage_count);
+    unsigned lost = (unsigned)draw(NODES), storage = (unsigned)draw(cluster.storage_count);
     for (unsigned i = 0; i < NODES; i++)
         if (i != lost)
             wait_until("a log ring that gets what it misses", is_whole, i);
     if (and_storage && draw(2))
         kill_storage(storage);
-    kill_node(lost);
-    if (and_storage && storage_up[storage])
+    test_cluster_kill_node(&cluster, lost);
+    if (and_storage && cluster.storage_up[storage])
         kill_storage(storage);
     if (and_storage) {
         pass_ms(draw(500));
-        start_storage(storage, storages[storage].uri);
+        test_cluster_start_storage(&cluster, storage);
     }
     work_on("working without a memory node");
-    start_node(lost, nodes[lost].uri);
+    test_cluster_start_node(&cluster, lost);
     work_on("working while a memory node is back");
 }
 
@@ -449,12 +390,13 @@ static bool somebody_is_behind(void)
 
 static void lose_storages(void)
 {
-    unsigned first = (unsigned)draw(storage_count), count = 1 + (unsigned)draw(storage_count);
+    unsigned first = (unsigned)draw(cluster.storage_count),
+             count = 1 + (unsigned)draw(cluster.storage_count);
     for (unsigned i = 0; i < count; i++)
-        kill_storage((first + i) % storage_count);
+        kill_storage((first + i) % cluster.storage_count);
     pass_ms(draw(1000));
     for (unsigned i = 0; i < count; i++) {
-        start_storage((first + i) % storage_count, storages[(first + i) % storage_count].uri);
+        test_cluster_start_storage(&cluster, (first + i) % cluster.storage_count);
         pass_ms(draw(50));
     }
     work_on("working after storage nodes came back");
@@ -474,8 +416,8 @@ static void lose_much(bool all)
             kill_worker();
         for (unsigned i = 0; i < NODES && what == 1; i++)
             if (all || i != spared)
-                kill_node(i);
-        for (unsigned i = 0; i < storage_count && what == 2 && all; i++)
+                test_cluster_kill_node(&cluster, i);
+        for (unsigned i = 0; i < cluster.storage_count && what == 2 && all; i++)
             kill_storage(i);
         if (draw(2))
             usleep((unsigned)draw(3000));
@@ -490,7 +432,7 @@ static void one_round(unsigned round)
     unsigned plan = first ? WORKER : (unsigned)draw(PLANS);
     printf("%u: %s\n", round, names[plan]);
     fflush(stdout);
-    start_all();
+    test_cluster_start_all(&cluster);
     mend_storages();
     start_worker(first);
     if (!first && draw(8) == 0) {
@@ -498,7 +440,10 @@ static void one_round(unsigned round)
         kill_worker();
         return;
     }
+    uint64_t begin = fp_now_ns();
     wait_until("recovering", is_ready, 0);
+    printf("%u: recovered and compared in %.1f s\n", round, (double)(fp_now_ns() - begin) / 1e9);
+    fflush(stdout);
     atomic_store(&shared->lossy, false);
     work_on("working");
     if ((plan == NODE || plan == NODE_AND_STORAGE) && !somebody_is_behind())
@@ -515,41 +460,29 @@ static void one_round(unsigned round)
 static void run(const char *scheme)
 {
     const char *text = getenv("ROUNDS"), *some = getenv("FARPOOL_TEST_STORAGES");
-    unsigned rounds = text ? (unsigned)atoi(text) : getenv("FARPOOL_TEST_QUICK") ? 8 : 40;
+    unsigned rounds = text ? (unsigned)atoi(text) : getenv("FARPOOL_TEST_QUICK") ? 8 : 50;
+    unsigned storages = 1 + (unsigned)draw(CLUSTER_STORAGES_MAX);
     memset(shared, 0, sizeof *shared);
-    killed_workers = killed_nodes = killed_storages = disasters = copies = 0;
-    storage_count = some ? (unsigned)atoi(some) : 1 + (unsigned)draw(STORAGES_MAX);
+    killed_workers = disasters = 0;
     shared->ring_bytes = 1ull << (20 + draw(3));
-    REQUIRE(storage_count >= 1 && storage_count <= STORAGES_MAX);
-    printf("%s: %u storage nodes, rings of %llu bytes\n", scheme, storage_count,
+    storages = some ? (unsigned)atoi(some) : storages;
+    printf("%s: %u storage nodes, rings of %llu bytes\n", scheme, storages,
            (unsigned long long)shared->ring_bytes);
     fflush(stdout);
-    for (unsigned i = 0; i < storage_count; i++) {
-        test_volume_make(volumes[i]);
-        REQUIRE(realpath(volumes[i], paths[i]));
-        start_storage(i, scheme);
-    }
-    for (unsigned i = 0; i < NODES; i++)
-        start_node(i, scheme);
+    test_cluster_start(&cluster, scheme, storages, NODE_KIB);
     for (unsigned round = 0; round < rounds; round++)
         one_round(round);
-    for (unsigned i = 0; i < NODES; i++)
-        if (node_up[i])
-            test_process_end(&nodes[i], SIGTERM);
-    for (unsigned i = 0; i < storage_count; i++) {
-        if (storage_up[i])
-            test_process_end(&storages[i], SIGTERM);
-        test_volume_remove(volumes[i]);
-    }
+    test_cluster_stop(&cluster);
     printf("%s: %u rounds, %llu commits acknowledged, %llu of them on storage, none lost; killed "
            "%u workers, %u memory "
            "nodes, %u storage nodes, much at once %u times; %llu recoveries from storage, %u "
            "volumes copied, %llu laps of "
            "rings, %llu tries repeated\n",
            scheme, rounds, (unsigned long long)atomic_load(&shared->acks),
-           (unsigned long long)atomic_load(&shared->stored), killed_workers, killed_nodes,
-           killed_storages, disasters, (unsigned long long)atomic_load(&shared->from_storage),
-           copies, (unsigned long long)atomic_load(&shared->laps),
+           (unsigned long long)atomic_load(&shared->stored), killed_workers, cluster.killed_nodes,
+           cluster.killed_storages, disasters,
+           (unsigned long long)atomic_load(&shared->from_storage), cluster.copies,
+           (unsigned long long)atomic_load(&shared->laps),
            (unsigned long long)atomic_load(&shared->retries));
 }
 

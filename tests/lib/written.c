@@ -188,6 +188,7 @@ void written_check(written *w, farpool_btree *tree, bool stored, bool (*again)(i
         for (uint32_t key = 0; key < WRITTEN_KEYS; key++) {
             there[key] = look_up(tree, i, key, again);
             records += there[key] != 0;
+            atomic_fetch_add(&w->compared, 1);
         }
         uint32_t end = find_end(t, i, stored ? t->stored : t->acked, there);
         atomic_store(&t->tried, end); /* what is behind it is lost, and must not come back */

@@ -33,6 +33,7 @@ typedef struct written_thread {
 
 typedef struct written {
     written_thread threads[WRITTEN_THREADS];
+    _Atomic uint64_t compared; /* keys, in all */
 } written;
 
 /* Notes the next write of a key, a deletion if its number says so; then does it. What the tree returns; with an error
