@@ -80,6 +80,21 @@ static int bring_stored(fp_thread *thread, fp_io *io, uint64_t least)
     return rc;
 }
 
+/* The newest that a storage node has, if it is what was last written to the slot (W7). E_RETRY: it is not. */
+static int bring_same(fp_thread *thread, fp_io *io)
+{
+    farpool_partition *partition = io->partition;
+    uint32_t expected =
+        atomic_load_explicit(&partition->entries[io->pid].frame_or_crc, memory_order_relaxed);
+    int rc = fp_storage_fetch(thread, partition, io->pid, io->order, 0, io->page);
+    if (!rc && fp_io_page_crc(io) == expected) {
+        fp_count(&thread->count.stored_reads, 1);
+        return fp_io_take_stored(io);
+    }
+    partition->pool->mapping->unland(partition->pool, io->page, io->order);
+    return FARPOOL_E_RETRY;
+}
+
 /* A new owner; no slot has a copy that is good, and there is a place to land. */
 static int bring_without_copy(fp_thread *thread, fp_io *io)
 {
@@ -88,14 +103,19 @@ static int bring_without_copy(fp_thread *thread, fp_io *io)
     return bring_stored(thread, io, io->partition->redo->first);
 }
 
-/* The slot's node is gone, or gives something else. The page was written there when all of its changes were durable,
- * so what is durable now has them. */
+/* The slot's node is gone, or gives something else. Most pages were not changed lately. If this one was: it was written
+ * to its slot when all of its changes were durable, so what is durable now has them. */
 static int bring_from_elsewhere(fp_thread *thread, fp_io *io)
 {
     farpool_partition *partition = io->partition;
     farpool_pool *pool = partition->pool;
     uint64_t durable = atomic_load_explicit(&partition->redo->durable, memory_order_acquire);
-    int rc = fp_keeper_wait_stored(partition->redo->keeper, durable, partition->timeout_ms);
+    int rc = pool->mapping->land(pool, io->frame, io->order, &io->page);
+    if (!rc)
+        rc = bring_same(thread, io);
+    if (rc != FARPOOL_E_RETRY)
+        return rc;
+    rc = fp_keeper_wait_stored(partition->redo->keeper, durable, partition->timeout_ms);
     if (rc) /* why it cannot be had; the words say more */
         return rc == FARPOOL_E_FENCED ? rc : FARPOOL_E_NODE;
     rc = pool->mapping->land(pool, io->frame, io->order, &io->page);

@@ -83,7 +83,7 @@ void fp_io_put(fp_thread *thread, fp_io *io)
     thread->free_ios[thread->free_io_count++] = io;
 }
 
-static uint32_t page_crc(const fp_io *io)
+uint32_t fp_io_page_crc(const fp_io *io)
 {
     return fp_crc32c(0, io->page, (size_t)FARPOOL_UNIT_BYTES << io->order);
 }
@@ -98,7 +98,7 @@ void fp_io_seal(fp_io *io)
         .lsn = io->lsn,
         .order = io->order,
     };
-    io->crc = page_crc(io);
+    io->crc = fp_io_page_crc(io);
     io->header->crc = fp_crc32c(io->crc, io->header, offsetof(fp_slot_header, crc));
 }
 
@@ -180,7 +180,7 @@ int fp_io_arrive(fp_io *io)
     uint32_t expected = atomic_load_explicit(&entry->frame_or_crc, memory_order_relaxed), crc = 0;
     int rc = io->status;
     if (!rc) {
-        crc = page_crc(io);
+        crc = fp_io_page_crc(io);
         if (__builtin_expect(crc != expected, 0) && !(io->with_header && header_fits(io, crc)))
             rc = corrupt(io, crc, expected);
     }

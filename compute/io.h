@@ -14,6 +14,9 @@ fp_io *fp_io_take(fp_thread *thread, enum fp_io_kind kind, farpool_partition *pa
 fp_io *fp_io_take_ring(fp_thread *thread, unsigned ring, uint64_t lsn);
 void fp_io_put(fp_thread *thread, fp_io *io);
 
+/* CRC-32C of the page in its landing place. */
+uint32_t fp_io_page_crc(const fp_io *io);
+
 /* Before a WRITE: the slot header and io.crc, of the page as it is now. */
 void fp_io_seal(fp_io *io);
 
