@@ -61,8 +61,8 @@ typedef struct fp_redo_log {
     uint64_t own;   /* LSN behind the owner's first frame; written before anything is flushed */
     uint64_t first; /* LSN from which on there was log when it was opened */
     unsigned storage_quorum;
-    bool from_storage;   /* the log was taken from storage nodes: the slabs may be ahead of it */
-    fp_ring_slabs slabs; /* which count; the keeper's, once it is open */
+    bool from_storage; /* storage nodes had to say what the log is: the slabs may be ahead of it */
+    fp_ring_slabs slabs;      /* which count; the keeper's, once it is open */
     struct fp_keeper *keeper; /* NULL while it is being opened */
 
     pthread_mutex_t lock; /* of those who append */

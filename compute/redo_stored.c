@@ -97,6 +97,7 @@ int fp_redo_consult_storage(fp_redo_log *log, fp_survey *all)
     if (rc || !logs.log.durable)
         return rc;
     all->used = true;
+    log->from_storage = true;
     if (all->telling && best->end >= logs.log.durable) {
         all->telling = needed;
         return 0;
@@ -118,6 +119,5 @@ int fp_redo_consult_storage(fp_redo_log *log, fp_survey *all)
     all->telling = needed;
     for (unsigned i = 0; i < log->ring_count; i++)
         log->rings[i].posted = 0;
-    log->from_storage = true;
     return 0;
 }
