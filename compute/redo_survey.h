@@ -35,7 +35,8 @@ static inline uint8_t *fp_found_at(const fp_found_log *found, uint64_t lsn)
 
 /* If what the rings tell is not enough, or less than what the storage nodes have: the log of these, as the best that
  * was found; then no ring has anything of it. They append nothing of earlier owners any more, and log->from_storage is
- * set, also if a ring that is left has more: slabs have what was durable in rings that are not. E_NODE: too few storage nodes can be reached to be sure of what is on stable media. */
+ * set, also if a ring that is left has more: slabs have what was durable in rings that are not. E_NODE: too few storage
+ * nodes can be reached to be sure of what is on stable media. */
 int fp_redo_consult_storage(fp_redo_log *log, fp_survey *all) FARPOOL_MUST_CHECK;
 
 #endif
