@@ -24,7 +24,6 @@ enum {
     BYTES = 256,
     SECONDS = 10,
     TICK_MS = 100,
-    CONVERT_BYTES = 16 << 20,
     NODE_BYTES = 512 << 20,
     SLAB_BYTES = 128 << 20,
     RING_BYTES = 64 << 20,
@@ -102,21 +101,13 @@ static void tick(void)
 
 static double mib(uint64_t bytes) { return (double)bytes / (1 << 20); }
 
-/* When the lag has gone and nothing has been written for a second: merges come after the layers. */
+/* When the lag has gone and merges, which come after the layers, have ended. */
 static sight settle(uint64_t began, double *caught_up)
 {
-    enum { QUIET_TICKS = 10 };
     bench_check(farpool_wait_durable(partition, UINT64_MAX, FARPOOL_DURABLE_STORAGE), "waiting");
-    sight now = look(began), before = now;
-    *caught_up = now.seconds;
-    for (unsigned quiet = 0; quiet < QUIET_TICKS; before = now) {
-        tick();
-        now = look(began);
-        if (now.lag >= CONVERT_BYTES)
-            *caught_up = now.seconds;
-        quiet = now.written == before.written && now.lag < CONVERT_BYTES ? quiet + 1 : 0;
-    }
-    return now;
+    double stored = look(began).seconds;
+    *caught_up = stored + bench_node_rest(&storage);
+    return look(began);
 }
 
 static double converted(const sight *from, const sight *upto)

@@ -18,6 +18,7 @@
 #include "common/crc.h"
 #include "common/mem.h"
 #include "compute/pool.h"
+#include "compute/slab.h"
 #include "compute/thread.h"
 
 enum { ROUNDS = 20, DEPTH = 32, STEP = 8 };
@@ -66,7 +67,7 @@ static fp_net_op bare_op(size_t i, fp_mem *scratch, fp_mr *mr, unsigned place, f
 {
     fp_thread *thread = fp_thread_get(pool);
     uint32_t slot = atomic_load(&partition->entries[pids[i % page_count]].slot);
-    const fp_extent *extent = &partition->extents[slot >> partition->extent_shift];
+    const fp_extent *extent = fp_slot_extent(partition, fp_node_set_now(partition), slot);
     uint64_t unit = slot & ((1u << partition->extent_shift) - 1);
     *conn = thread->conns[extent->node];
     fp_net_op op = {.kind = FP_NET_READ, .sge_count = 1, .remote_key = extent->key};

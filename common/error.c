@@ -40,10 +40,12 @@ const char *fp_error_name(int code)
 
 int fp_error(int code, const char *format, ...)
 {
+    char text[sizeof last_message]; /* what is said may be part of it */
     va_list args;
     va_start(args, format);
-    vsnprintf(last_message, sizeof last_message, format, args);
+    vsnprintf(text, sizeof text, format, args);
     va_end(args);
+    strcpy(last_message, text);
     return code;
 }
 

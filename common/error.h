@@ -6,8 +6,8 @@
 #include "farpool.h"
 
 /* Records the sentence and returns the code, so that `return fp_error(FARPOOL_E_SYS, ...)` does both.
- * The sentence says what was tried, on what, and what to do. Safe from any thread, not from signal
- * handlers. */
+ * The sentence says what was tried, on what, and what to do; the last one (farpool_errmsg()) may be part of it. Safe
+ * from any thread, not from signal handlers. */
 int fp_error(int code, const char *format, ...) __attribute__((format(printf, 2, 3), cold));
 
 /* The same for a failed system call: appends strerror(errno). */

@@ -24,4 +24,15 @@ static inline void fp_futex_wake_all(_Atomic uint32_t *word)
     syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
 }
 
+/* The same for a part of those who sleep: whoever has one of these bits is woken, at most `count` of them. */
+static inline void fp_futex_wait_bits(_Atomic uint32_t *word, uint32_t value, uint32_t bits)
+{
+    syscall(SYS_futex, word, FUTEX_WAIT_BITSET_PRIVATE, value, NULL, NULL, bits);
+}
+
+static inline void fp_futex_wake_bits(_Atomic uint32_t *word, int count, uint32_t bits)
+{
+    syscall(SYS_futex, word, FUTEX_WAKE_BITSET_PRIVATE, count, NULL, NULL, bits);
+}
+
 #endif

@@ -2,10 +2,13 @@
 #include "common/log.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -14,12 +17,23 @@ static const struct {
     int priority; /* syslog's */
 } levels[] = {{"error", 3}, {"warn", 4}, {"info", 6}, {"debug", 7}};
 
-static enum fp_log_level max_level = FP_LOG_INFO; /* immutable once threads run */
-static bool to_journal;                           /* " */
+static _Atomic int max_level = FP_LOG_INFO; /* relaxed: it orders nothing */
+static bool to_journal;                     /* immutable once threads run */
 
-void fp_log_set_level(enum fp_log_level level) { max_level = level; }
+void fp_log_set_level(enum fp_log_level level)
+{
+    atomic_store_explicit(&max_level, (int)level, memory_order_relaxed);
+}
 
-void fp_log_init(void) { to_journal = getenv("JOURNAL_STREAM") != NULL; }
+/* The variable alone says nothing: a child inherits it also if its stderr is a file. */
+void fp_log_init(void)
+{
+    const char *stream = getenv("JOURNAL_STREAM");
+    uintmax_t device, inode;
+    struct stat to;
+    to_journal = stream && sscanf(stream, "%ju:%ju", &device, &inode) == 2 &&
+                 !fstat(STDERR_FILENO, &to) && to.st_dev == device && to.st_ino == inode;
+}
 
 bool fp_log_level_parse(const char *text, enum fp_log_level *level)
 {
@@ -52,7 +66,7 @@ static size_t put_prefix(char *line, size_t size, enum fp_log_level level)
 
 void fp_log(enum fp_log_level level, const char *format, ...)
 {
-    if (level > max_level)
+    if ((int)level > atomic_load_explicit(&max_level, memory_order_relaxed))
         return;
     int saved = errno;
     char line[1100];

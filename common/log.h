@@ -2,7 +2,7 @@
 /*
  * Lines on stderr for the daemons and tools. The library itself logs nothing: it returns errors.
  *
- * Under systemd's journal (JOURNAL_STREAM is set) a line begins with its priority as "<4>" and the
+ * Where stderr is systemd's journal (the device and inode that JOURNAL_STREAM names, sd-daemon(3)) a line begins with its priority as "<4>" and the
  * journal adds the time; elsewhere it begins with the UTC time and the level's name.
  */
 #ifndef FP_COMMON_LOG_H
@@ -14,7 +14,7 @@ enum fp_log_level { FP_LOG_ERROR, FP_LOG_WARN, FP_LOG_INFO, FP_LOG_DEBUG };
 
 /* Both are to be called before threads are started. Until then: info. */
 void fp_log_set_level(enum fp_log_level level);
-void fp_log_init(void); /* looks at JOURNAL_STREAM */
+void fp_log_init(void); /* looks at JOURNAL_STREAM and stderr */
 
 /* "error", "warn", "info" or "debug"; false for anything else. */
 bool fp_log_level_parse(const char *text, enum fp_log_level *level);

@@ -56,5 +56,5 @@ void fp_ring_slabs_seal(fp_ring_slabs *slabs)
 bool fp_ring_slabs_are_valid(const fp_ring_slabs *slabs, uint64_t partition)
 {
     return slabs->magic == FP_RING_SLABS_MAGIC && slabs->crc == crc_of(slabs, sizeof *slabs) &&
-           slabs->partition == partition;
+           slabs->partition == partition && fp_lineage_is_valid(&slabs->lineage);
 }

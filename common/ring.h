@@ -15,6 +15,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "common/lineage.h"
+
 enum {
     FP_RING_OWNER_AT = 0,
     FP_RING_SLABS_AT = 1024,
@@ -41,7 +43,8 @@ typedef struct fp_ring_owner {
     uint64_t start;
     uint64_t durable; /* a frame's end: everything below is in w rings, and may be spilled */
     uint32_t shape;   /* fp_redo_shape */
-    uint8_t zero[12];
+    uint32_t zero;
+    uint64_t fork; /* number of the log's last fork, which slabs of this ring say more of; or 0 */
 } fp_ring_owner;
 
 _Static_assert(sizeof(fp_ring_owner) == FP_RING_LINE_BYTES, "owner's line");
@@ -52,7 +55,11 @@ typedef struct fp_ring_node {
     uint64_t
         volume; /* of the storage node that the ring is spilled to; 0: there is one, but it has not been heard of */
     uint64_t spilled; /* everything below is there on stable media */
-    uint8_t zero[32];
+    uint64_t fork; /* of the log whose last fork has this number; of another one nothing is said */
+    /* 1: nothing that the storage node has of the log counts, and log cannot help it: it needs another copy of all of it.
+     * spilled is 0 then, and whoever waits for volumes does not wait for this one. */
+    uint64_t worthless;
+    uint8_t zero[16];
 } fp_ring_node;
 
 _Static_assert(sizeof(fp_ring_node) == FP_RING_LINE_BYTES, "node's line");
@@ -67,6 +74,7 @@ typedef struct fp_ring_slabs {
      * that is gone. */
     uint64_t trusted_from;
     uint64_t boots[FP_RING_SLABS_MAX]; /* 0: not used */
+    fp_lineage lineage;                /* of the log */
 } fp_ring_slabs;
 
 _Static_assert(sizeof(fp_ring_slabs) <= FP_RING_SLABS_BYTES, "slabs");

@@ -16,17 +16,26 @@
 enum { MAGIC = 0x31775046 /* "FPw1" */, HEADER_BYTES = 16 };
 
 /* One letter per field, in order:
- *   P partition  E epoch  V use  B bytes  I boot_id  F first  T text  C code  U usage
- *   L lsn  G pid  O order  A offset  D data  W wal
+ *   P partition  E epoch  V use  B bytes  H held  I boot_id  F first  T text  C code  U usage
+ *   Y fork  Z lineage
+ *   R nonce  M proof
+ *   L lsn  G pid  O order  A offset  D data  W wal  N at  K hash
  *   X total, first, count, extent_bytes, then count times key, addr, len */
 static const char *const bodies[] = {
-    [FP_MSG_HELLO] = "T",        [FP_MSG_HELLO_OK] = "IT",   [FP_MSG_GRANT] = "PEVB",
-    [FP_MSG_ATTACH] = "PEVF",    [FP_MSG_EXTENTS] = "PEVX",  [FP_MSG_RELEASE] = "PEV",
-    [FP_MSG_RELEASE_OK] = "",    [FP_MSG_USAGE] = "",        [FP_MSG_USAGE_OK] = "U",
-    [FP_MSG_ERROR] = "CT",       [FP_MSG_WAL_OPEN] = "PEBL", [FP_MSG_WAL_GET] = "P",
-    [FP_MSG_WAL_APPEND] = "PEL", [FP_MSG_WAL_STATE] = "PEW", [FP_MSG_PAGE_GET] = "PGLA",
-    [FP_MSG_PAGE] = "PGLOAD",    [FP_MSG_LOG_GET] = "PL",    [FP_MSG_LOG] = "PLD",
-    [FP_MSG_WAL_FENCE] = "PEL",
+    [FP_MSG_HELLO] = "TR",        [FP_MSG_HELLO_OK] = "IT",
+    [FP_MSG_GRANT] = "PEVBH",     [FP_MSG_ATTACH] = "PEVF",
+    [FP_MSG_EXTENTS] = "PEVX",    [FP_MSG_RELEASE] = "PEV",
+    [FP_MSG_RELEASE_OK] = "",     [FP_MSG_USAGE] = "",
+    [FP_MSG_USAGE_OK] = "U",      [FP_MSG_ERROR] = "CT",
+    [FP_MSG_WAL_OPEN] = "PEBLZ",  [FP_MSG_WAL_GET] = "P",
+    [FP_MSG_WAL_APPEND] = "PEL",  [FP_MSG_WAL_STATE] = "PEZW",
+    [FP_MSG_PAGE_GET] = "PEGLAY", [FP_MSG_PAGE] = "PGLOAD",
+    [FP_MSG_LOG_GET] = "PLY",     [FP_MSG_LOG] = "PLD",
+    [FP_MSG_WAL_FENCE] = "PEL",   [FP_MSG_MANIFEST_GET] = "PLNY",
+    [FP_MSG_MANIFEST] = "PBND",   [FP_MSG_FILE_GET] = "PKN",
+    [FP_MSG_FILE] = "PKND",       [FP_MSG_WAL_JOIN] = "PEZ",
+    [FP_MSG_CHALLENGE] = "ITRM",  [FP_MSG_PROOF] = "M",
+    [FP_MSG_CALL] = "BND",        [FP_MSG_ANSWER] = "BND",
 };
 
 typedef struct cursor {
@@ -111,6 +120,20 @@ static void extents(cursor *c, fp_msg *msg)
         rkey(c, &msg->extents[i]);
 }
 
+static void lineage(cursor *c, fp_lineage *of)
+{
+    u32(c, &of->count);
+    u64(c, &of->before);
+    if (of->count > FP_FORKS_MAX)
+        c->bad = true;
+    for (uint32_t i = 0; i < of->count && !c->bad; i++) {
+        u64(c, &of->forks[i].number);
+        u64(c, &of->forks[i].at);
+    }
+    if (c->decode && !c->bad && !fp_lineage_is_valid(of))
+        c->bad = true;
+}
+
 static void wal(cursor *c, fp_msg *msg)
 {
     u64(c, &msg->wal.volume);
@@ -140,6 +163,7 @@ static void usage(cursor *c, fp_msg *msg)
     u64(c, &msg->usage.cpu_ns);
     u64(c, &msg->usage.data_bytes);
     u64(c, &msg->usage.spill_lag);
+    u64(c, &msg->usage.incomplete);
 }
 
 static void body(cursor *c, fp_msg *msg)
@@ -157,6 +181,9 @@ static void body(cursor *c, fp_msg *msg)
             break;
         case 'B':
             u64(c, &msg->bytes);
+            break;
+        case 'H':
+            u64(c, &msg->held);
             break;
         case 'I':
             u64(c, &msg->boot_id);
@@ -182,6 +209,18 @@ static void body(cursor *c, fp_msg *msg)
         case 'L':
             u64(c, &msg->lsn);
             break;
+        case 'R':
+            bytes(c, msg->nonce, sizeof msg->nonce);
+            break;
+        case 'M':
+            bytes(c, msg->proof, sizeof msg->proof);
+            break;
+        case 'Y':
+            u64(c, &msg->fork);
+            break;
+        case 'Z':
+            lineage(c, &msg->lineage);
+            break;
         case 'G':
             u64(c, &msg->pid);
             break;
@@ -196,6 +235,12 @@ static void body(cursor *c, fp_msg *msg)
             break;
         case 'W':
             wal(c, msg);
+            break;
+        case 'N':
+            u64(c, &msg->at);
+            break;
+        case 'K':
+            bytes(c, msg->hash, sizeof msg->hash);
             break;
         }
     }

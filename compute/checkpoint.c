@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "compute/checkpoint.h"
 
+#include "common/faultpoint.h"
 #include "compute/evict.h"
 #include "compute/recovery.h"
 #include "compute/redo_log.h"
@@ -14,6 +15,7 @@ void fp_checkpoint_begin(fp_checkpoint *checkpoint, farpool_partition *partition
     checkpoint->lsn = atomic_load_explicit(&partition->redo->end, memory_order_acquire);
     checkpoint->frame = 0;
     checkpoint->pending = UINT64_MAX;
+    FP_FAULT_POINT(CHECKPOINT_BEGUN);
 }
 
 /* True: goes on with the sweep. */
@@ -27,6 +29,8 @@ static bool recover(fp_checkpoint *checkpoint, farpool_partition *partition, boo
         *progress = false; /* a node is down, perhaps: tried again */
     else if (checkpoint->record == SIZE_MAX)
         checkpoint->recovered = true;
+    if (checkpoint->recovered)
+        FP_FAULT_POINT(RECOVER_FINISHED);
     return false;
 }
 
@@ -48,9 +52,12 @@ bool fp_checkpoint_step(fp_checkpoint *checkpoint, farpool_partition *partition)
             break; /* somebody works on it: later */
         checkpoint->frame += FP_EVICT_STRETCH;
         checkpoint->pending = UINT64_MAX;
+        FP_FAULT_POINT(CHECKPOINT_STEPPED);
     }
     fp_thread_disown(thread);
-    if (checkpoint->frame >= pool->frame_count)
+    if (checkpoint->frame >= pool->frame_count) {
         checkpoint->running = false;
+        FP_FAULT_POINT(CHECKPOINT_ENDED);
+    }
     return progress;
 }

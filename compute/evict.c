@@ -18,6 +18,7 @@
 #include "compute/evict.h"
 
 #include "common/error.h"
+#include "common/faultpoint.h"
 #include "compute/frames.h"
 #include "compute/io.h"
 #include "compute/mapping.h"
@@ -117,7 +118,7 @@ static fp_io *start_write(fp_thread *thread, const candidate *page, int *error)
 }
 
 /* A write is over. Returns whether the page is clean. */
-static bool finish_write(fp_thread *thread, fp_io *io, int *error)
+static bool finish_write(fp_thread *thread, fp_io *io, uint32_t begun, int *error)
 {
     farpool_pool *pool = thread->pool;
     fp_entry *entry = &io->partition->entries[io->pid];
@@ -127,10 +128,12 @@ static bool finish_write(fp_thread *thread, fp_io *io, int *error)
     if (written) {
         pool->crcs_or_lsns[io->frame] = io->crc;
         atomic_fetch_and_explicit(&entry->word, ~FP_WORD_DIRTY, memory_order_relaxed); /* W4 */
+        FP_FAULT_POINT(EVICT_WRITTEN);
         fp_count(&thread->count.written_back, 1);
         fp_count(&thread->count.bytes_written,
                  FP_SLOT_HEADER_BYTES + ((uint64_t)FARPOOL_UNIT_BYTES << io->order));
-    } else if (!fp_slot_move(io->partition, io->pid, io->order)) {
+    } else if (!fp_node_set_changed(io->partition, begun) && /* else it is written the next time */
+               !fp_slot_move(io->partition, io->pid, io->order)) {
         *error = io->status;
     }
     fp_io_put(thread, io);
@@ -144,17 +147,21 @@ static uint64_t write_back(fp_thread *thread, const candidate *pages, unsigned c
 {
     fp_io *ios[FP_WRITES_MAX] = {0};
     unsigned index[FP_WRITES_MAX], n = 0;
+    uint32_t begun[FP_WRITES_MAX];
     uint64_t written = 0;
     for (unsigned i = 0; i < count && n < FP_WRITES_MAX; i++) {
         if (!latch_shared(pages[i].entry))
             continue;
         index[n] = i;
+        begun[n] = fp_node_set_begin(pages[i].partition);
         ios[n] = start_write(thread, &pages[i], error);
         n += ios[n] != NULL;
     }
     fp_remote_post(thread, ios, n);
+    if (n)
+        FP_FAULT_POINT(EVICT_POSTED);
     for (unsigned i = 0; i < n; i++)
-        written |= (uint64_t)finish_write(thread, ios[i], error) << index[i];
+        written |= (uint64_t)finish_write(thread, ios[i], begun[i], error) << index[i];
     return written;
 }
 
@@ -189,6 +196,7 @@ static unsigned drop(fp_thread *thread, const candidate *pages, unsigned count, 
         frames += 1u << dropped[i].order;
     }
     fp_count(&thread->count.evictions, n);
+    FP_FAULT_POINT(EVICT_DROPPED);
     return frames;
 }
 
@@ -323,6 +331,41 @@ uint64_t fp_evict_clean(fp_thread *thread, const farpool_partition *partition, u
     for (unsigned i = 0; i < n; i++)
         which &= ~((written >> i & 1) << bits[i]);
     return which;
+}
+
+/* The page's slot lacks what is here, for it is on another node now. So it counts as changed; not later than what is
+ * durable, or it would not be clean. */
+static void taint(const candidate *page)
+{
+    uint64_t word = fp_word_load(page->entry);
+    if ((word & FP_WORD_DIRTY) || !fp_word_try_exclusive(page->entry, word))
+        return;
+    uint32_t frame = atomic_load_explicit(&page->entry->frame_or_crc, memory_order_relaxed);
+    uint64_t durable = atomic_load_explicit(&page->partition->redo->durable, memory_order_acquire);
+    page->partition->pool->crcs_or_lsns[frame] = fp_page_lsn_short(durable);
+    fp_entry_leave(page->entry, FP_UNLOCKED, FP_WORD_DIRTY, 0);
+}
+
+uint64_t fp_evict_store(fp_thread *thread, farpool_partition *partition, const farpool_pid *pids,
+                        unsigned count, uint64_t hollow, uint64_t leave, int *error)
+{
+    candidate pages[FP_WRITES_MAX] = {0}, leaving[FP_WRITES_MAX];
+    unsigned n = 0;
+    FP_ASSERT(count <= FP_WRITES_MAX);
+    for (unsigned i = 0; i < count; i++) {
+        pages[i] = (candidate){partition, pids[i], &partition->entries[pids[i]]};
+        if (hollow >> i & 1)
+            taint(&pages[i]);
+    }
+    uint64_t stored = write_back(thread, pages, count, error);
+    for (unsigned i = 0; i < count; i++) {
+        if (!(hollow >> i & 1) && !(fp_word_load(pages[i].entry) & FP_WORD_DIRTY))
+            stored |= 1ull << i;
+        if (stored & leave & 1ull << i)
+            leaving[n++] = pages[i];
+    }
+    (void)drop(thread, leaving, n, false);
+    return stored;
 }
 
 int fp_evict_partition(fp_thread *thread, farpool_partition *partition)

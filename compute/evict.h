@@ -23,6 +23,12 @@ enum { FP_EVICT_STRETCH = 64 /* frames looked at in one go */ };
 uint64_t fp_evict_clean(fp_thread *thread, const farpool_partition *partition, uint64_t first,
                         uint64_t which);
 
+/* Up to FP_WRITES_MAX pages come to their slots: what is dirty is written, and, if bit i of `hollow` is set, page i also
+ * if it is clean. Returns those whose slot has them now; of these the ones in `leave` leave the pool, unless somebody is at
+ * them. The others are latched, have left meanwhile, or could not be written; *error if that was so, else unchanged. */
+uint64_t fp_evict_store(fp_thread *thread, farpool_partition *partition, const farpool_pid *pids,
+                        unsigned count, uint64_t hollow, uint64_t leave, int *error);
+
 /* Takes all pages of a partition out of the pool without writing them back. E_BUSY: one is fixed. */
 int fp_evict_partition(fp_thread *thread, farpool_partition *partition) FARPOOL_MUST_CHECK;
 

@@ -23,6 +23,7 @@
 #include "compute/keeper.h"
 #include "compute/latency.h"
 #include "compute/mapping.h"
+#include "compute/node_set.h"
 #include "compute/parking.h"
 #include "compute/recovery.h"
 #include "compute/remote.h"
@@ -30,6 +31,21 @@
 #include "compute/thread.h"
 
 enum { SPINS = 200, SLEEP_US = 50000, SLEEP_US_PREFETCH = 100, POST_MAX = 32 };
+
+/* A place for the page, of which transfers and write-backs may hold all just now. A hint does not wait for one. */
+static int land(fp_thread *thread, fp_io *io)
+{
+    const farpool_pool *pool = thread->pool;
+    int rc = FARPOOL_E_POOL_FULL;
+    for (unsigned tries = 0; tries < FP_IO_STAGE_TRIES && rc == FARPOOL_E_POOL_FULL; tries++) {
+        if (tries)
+            fp_io_relax(thread);
+        rc = pool->mapping->land(thread->pool, io->frame, io->order, &io->page);
+        if (io->kind == FP_IO_PREFETCH)
+            break;
+    }
+    return rc;
+}
 
 static void abandon(fp_thread *thread, fp_io *io, fp_entry *entry)
 {
@@ -52,13 +68,7 @@ static int prepare(fp_thread *thread, enum fp_io_kind kind, farpool_partition *p
         return rc;
     }
     fp_io *io = fp_io_take(thread, kind, partition, pid, order, frame);
-    for (unsigned tries = 0; tries < (hint ? 1 : FP_IO_STAGE_TRIES); tries++) {
-        rc = thread->pool->mapping->land(thread->pool, frame, order, &io->page);
-        if (rc != FARPOOL_E_POOL_FULL)
-            break;
-        if (!hint)
-            fp_io_relax(thread);
-    }
+    rc = land(thread, io);
     if (rc) {
         abandon(thread, io, entry);
         return rc;
@@ -103,30 +113,38 @@ static int bring_without_copy(fp_thread *thread, fp_io *io)
     return bring_stored(thread, io, io->partition->redo->first);
 }
 
-/* The slot's node is gone, or gives something else. Most pages were not changed lately. If this one was: it was written
- * to its slot when all of its changes were durable, so what is durable now has them. */
-static int bring_from_elsewhere(fp_thread *thread, fp_io *io)
+/* What a storage node has that has all that is durable now: waits until storage_quorum of them do, if none does. Until
+ * then it may be that none has heard of the partition. */
+static int bring_durable(fp_thread *thread, fp_io *io)
 {
     farpool_partition *partition = io->partition;
-    farpool_pool *pool = partition->pool;
     uint64_t durable = atomic_load_explicit(&partition->redo->durable, memory_order_acquire);
-    int rc = pool->mapping->land(pool, io->frame, io->order, &io->page);
+    int rc = land(thread, io);
     if (!rc)
-        rc = bring_same(thread, io);
-    if (rc != FARPOOL_E_RETRY)
+        rc = bring_stored(thread, io, durable);
+    if (!rc || rc == FARPOOL_E_FENCED)
         return rc;
     rc = fp_keeper_wait_stored(partition->redo->keeper, durable, partition->timeout_ms);
     if (rc) /* why it cannot be had; the words say more */
         return rc == FARPOOL_E_FENCED ? rc : FARPOOL_E_NODE;
-    rc = pool->mapping->land(pool, io->frame, io->order, &io->page);
+    rc = land(thread, io);
     return rc ? rc : bring_stored(thread, io, durable);
+}
+
+/* The slot's node is gone, or gives something else. Most pages were not changed lately. If this one was: it was written
+ * to its slot when all of its changes were durable, so what is durable now has them. */
+static int bring_from_elsewhere(fp_thread *thread, fp_io *io)
+{
+    int rc = land(thread, io);
+    if (!rc)
+        rc = bring_same(thread, io);
+    return rc == FARPOOL_E_RETRY ? bring_durable(thread, io) : rc;
 }
 
 /* A new owner: the slot may have an older version than the directory says, or a torn one. */
 static int fetch_by_header(fp_thread *thread, fp_io *io)
 {
-    farpool_pool *pool = thread->pool;
-    int rc = pool->mapping->land(pool, io->frame, io->order, &io->page);
+    int rc = land(thread, io);
     if (rc)
         return rc;
     io->done = false;
@@ -136,7 +154,7 @@ static int fetch_by_header(fp_thread *thread, fp_io *io)
     rc = fp_io_arrive(io);
     if (rc != FARPOOL_E_CORRUPT)
         return rc;
-    rc = pool->mapping->land(pool, io->frame, io->order, &io->page);
+    rc = land(thread, io);
     return rc ? rc : bring_without_copy(thread, io);
 }
 
@@ -145,9 +163,33 @@ static int read_slot(fp_thread *thread, fp_io *io)
     fp_remote_post(thread, &io, 1);
     fp_io_wait(thread, io);
     int rc = fp_io_arrive(io);
-    if (__builtin_expect(rc == FARPOOL_E_CORRUPT && io->partition->recovery, 0))
+    /* Only as long as the page is as the recovery found it: of what was written since the checksum is known. */
+    if (__builtin_expect(rc == FARPOOL_E_CORRUPT && io->partition->recovery &&
+                             fp_recovery_is_pending(io->partition->recovery, io->pid),
+                         0))
         rc = fetch_by_header(thread, io);
     return rc;
+}
+
+/* Once more if the partition got other memory nodes meanwhile, or keys; and, before a storage node is asked, if the
+ * connection turns out to be broken, for it may be older than the node that is at its address now. */
+static int read_while_nodes_change(fp_thread *thread, fp_io *io)
+{
+    for (bool broken = false;;) {
+        uint32_t begun = fp_node_set_begin(io->partition);
+        int rc = read_slot(thread, io);
+        if (__builtin_expect(rc == 0, 1))
+            return 0;
+        if (!fp_node_set_changed(io->partition, begun)) {
+            if (broken || rc != FARPOOL_E_NODE || !fp_storage_count(io->partition))
+                return rc;
+            broken = true;
+        }
+        rc = land(thread, io);
+        if (rc)
+            return rc;
+        io->done = io->with_header = false;
+    }
 }
 
 static int bring(fp_thread *thread, fp_io *io)
@@ -157,8 +199,8 @@ static int bring(fp_thread *thread, fp_io *io)
     if (__builtin_expect(
             (atomic_load_explicit(&entry->word, memory_order_relaxed) & FP_WORD_DIRTY) != 0, 0))
         return bring_without_copy(thread, io);
-    int rc = read_slot(thread, io);
-    if (__builtin_expect(rc == 0, 1) || !partition->redo || !partition->storage_count ||
+    int rc = read_while_nodes_change(thread, io);
+    if (__builtin_expect(rc == 0, 1) || !partition->redo || !fp_storage_count(partition) ||
         rc == FARPOOL_E_FENCED)
         return rc;
     return bring_from_elsewhere(thread, io);

@@ -11,6 +11,7 @@
 #include "compute/parking.h"
 #include "compute/recovery.h"
 #include "compute/remote.h"
+#include "compute/slab.h"
 #include "compute/thread.h"
 
 void fp_entry_leave(fp_entry *entry, unsigned state, uint64_t set_flags, uint64_t clear_flags)
@@ -94,7 +95,7 @@ void fp_io_seal(fp_io *io)
         .magic = FP_SLOT_MAGIC,
         .partition = io->partition->id,
         .pid = io->pid,
-        .epoch = io->partition->epoch,
+        .epoch = fp_node_set_now(io->partition)->epoch,
         .lsn = io->lsn,
         .order = io->order,
     };
@@ -106,7 +107,7 @@ static __attribute__((cold)) int corrupt(const fp_io *io, uint32_t crc, uint32_t
 {
     const farpool_partition *partition = io->partition;
     uint32_t slot = atomic_load_explicit(&partition->entries[io->pid].slot, memory_order_relaxed);
-    const fp_extent *extent = &partition->extents[slot >> partition->extent_shift];
+    const fp_extent *extent = fp_slot_extent(partition, fp_node_set_now(partition), slot);
     return fp_error(
         FARPOOL_E_CORRUPT,
         "page %llu of partition %llu, slot %u on memory node %s: what came has checksum "
@@ -164,8 +165,10 @@ int fp_io_take_stored(fp_io *io)
 {
     farpool_partition *partition = io->partition;
     int rc = partition->pool->mapping->install(partition, io->pid, io->order, io->page);
-    if (!rc) /* it is not newer than what is durable */
-        rc = settle(io, fp_page_lsn_short(partition->redo->first));
+    /* It is not newer than what is durable; and not an LSN far behind that, for its short form would not do. */
+    uint64_t durable = atomic_load_explicit(&partition->redo->durable, memory_order_acquire);
+    if (!rc)
+        rc = settle(io, fp_page_lsn_short(durable));
     if (!rc)
         atomic_fetch_or_explicit(&partition->entries[io->pid].word, FP_WORD_DIRTY,
                                  memory_order_relaxed);

@@ -1,37 +1,42 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "compute/keeper.h"
 
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "common/error.h"
+#include "common/faultpoint.h"
 #include "common/futex.h"
+#include "common/spawn.h"
 #include "compute/checkpoint.h"
-#include "compute/io.h"
-#include "compute/remote.h"
-#include "compute/slab.h"
+#include "compute/keeper_lines.h"
 #include "compute/thread.h"
 
+#define STILL_NS 1000000000ull /* see stands_still */
+
 enum {
-    HURRY_US = 300,       /* between rounds while somebody waits for them */
+    HURRY_US = 50,        /* between rounds while somebody waits for them */
     PACE_US = 5000,       /* between rounds while there is something to wait for */
     IDLE_US = 1000000,    /* while there is not: then it looks whether it was fenced */
     PATIENCE_US = 100000, /* of those who wait for it, before they look again */
 };
 
-enum { NODE, OWNER, SLABS }; /* what a transfer is about */
-
 /* All is the keeper's (its thread's, or in a simulated world everybody's one after the other), but for atomics, and the
  * checkpoint, which is the other thread's. */
 struct fp_keeper {
     fp_redo_log *log;
+    pthread_mutex_t
+        rounds_lock;   /* held in a round, and by who changes the rings; before all other locks */
     fp_thread *thread; /* connections */
     fp_checkpoint checkpoint;
     /* All changes before it are in the slabs: written by who makes checkpoints (release), read by the keeper (acquire),
      * who then also sees which slabs have been retired meanwhile. */
     _Atomic uint64_t clean;
-    uint64_t spilled_all; /* on stable media wherever rings are spilled to */
+    uint64_t
+        spilled_all; /* on stable media wherever rings are spilled to, but where that stands still */
+    struct {
+        uint64_t spilled, since_ns; /* it has been so far behind others since then */
+    } behind[FP_RINGS_MAX];
     pthread_t lines_thread, checkpoint_thread;
     bool started;
     _Atomic bool stop;
@@ -40,9 +45,12 @@ struct fp_keeper {
     _Atomic uint32_t calls;   /* counts calls for attention: the futex it sleeps on */
     _Atomic uint32_t checks;  /* the same for who makes checkpoints */
     _Atomic uint32_t rounds;  /* counts rounds done: a futex for those who wait */
+    _Atomic uint32_t pauses;  /* relaxed: odd while it is paused. Written under rounds_lock */
     _Atomic uint32_t waiting; /* relaxed: who waits for room or for stable media */
     _Atomic bool has_storage; /* relaxed */
     _Atomic unsigned volumes; /* relaxed: that can still get what is appended */
+    _Atomic bool
+        spilled_somewhere; /* relaxed: though all storage nodes may lack log that is gone */
     _Atomic uint64_t waits, wait_ns, checkpoints; /* statistics, relaxed */
 };
 
@@ -70,127 +78,16 @@ bool fp_keeper_has_storage(const fp_keeper *keeper)
     return keeper && atomic_load_explicit(&keeper->has_storage, memory_order_relaxed);
 }
 
-/* ---- lines ----------------------------------------------------------------------------------- */
-
-static bool is_usable(const fp_ring *ring)
+bool fp_keeper_is_waited_for(const fp_keeper *keeper)
 {
-    return atomic_load_explicit(&ring->speaks, memory_order_acquire) &&
-           !atomic_load_explicit(&ring->lost, memory_order_relaxed);
-}
-
-/* An owner who was fenced finds out here even if it does nothing. */
-static void take_refusal(fp_redo_log *log, int rc)
-{
-    if (rc == FARPOOL_E_FENCED)
-        fp_redo_fail(log, rc);
-}
-
-static void doubt(fp_ring *ring)
-{
-    atomic_store_explicit(&ring->doubted, true, memory_order_relaxed);
-}
-
-/* Starts the exchange of lines with one ring: what is to be told, then what is to be learned. Returns how many
- * transfers are under way. */
-static unsigned post_lines(fp_keeper *keeper, unsigned index, fp_ring_owner *line)
-{
-    fp_redo_log *log = keeper->log;
-    fp_thread *thread = keeper->thread;
-    fp_ring *ring = &log->rings[index];
-    fp_net_op ops[3];
-    fp_io *ios[3];
-    unsigned n = 0;
-    int rc = fp_remote_ready(thread, log->partition, ring->node);
-    if (rc) {
-        doubt(ring);
-        take_refusal(log, rc);
-        return 0;
-    }
-    if (ring->told_slabs != log->slabs.version) {
-        ios[n] = fp_io_take_ring(thread, index, SLABS);
-        ops[n] = fp_ring_slabs_op(log, ring, FP_NET_WRITE, log->slabs.version, ios[n]);
-        memcpy(ops[n].sge[0].addr, &log->slabs, sizeof log->slabs); /* the same for each ring */
-        n++;
-    }
-    if (ring->told_durable != get(&log->durable) ||
-        ring->told_start != atomic_load_explicit(&log->start, memory_order_relaxed)) {
-        ios[n] = fp_io_take_ring(thread, index, OWNER);
-        ops[n] = fp_ring_line_op(log, ring, FP_NET_WRITE, FP_RING_OWNER_AT, line, ios[n]);
-        n++;
-    }
-    ios[n] = fp_io_take_ring(thread, index, NODE);
-    ops[n] = fp_ring_line_op(log, ring, FP_NET_READ, FP_RING_NODE_AT, NULL, ios[n]);
-    n++;
-    rc = fp_remote_send(thread, ring->node, ops, n);
-    if (rc)
-        doubt(ring);
-    for (unsigned i = 0; rc && i < n; i++)
-        fp_io_put(thread, ios[i]);
-    return rc ? 0 : n;
-}
-
-/* Which slabs count: told to the rings before the log's beginning moves on. */
-static void review_slabs(fp_redo_log *log)
-{
-    fp_ring_slabs now = log->slabs;
-    fp_slab_list(log->partition, &now);
-    if (!memcmp(now.boots, log->slabs.boots, sizeof now.boots))
-        return;
-    now.version++;
-    now.trusted_from = get(&log->end);
-    fp_ring_slabs_seal(&now);
-    log->slabs = now;
-}
-
-static void take_node_line(const fp_redo_log *log, fp_ring *ring)
-{
-    fp_ring_node line;
-    memcpy(&line, fp_ring_line(log, ring), sizeof line);
-    if (!fp_ring_node_is_valid(&line, log->partition->id))
-        return; /* its node spills nowhere, or was about to write it */
-    ring->spills = true;
-    if (line.volume == ring->volume && line.spilled < ring->spilled)
-        return; /* cannot be */
-    ring->volume = line.volume;
-    ring->spilled = line.spilled;
-}
-
-static void exchange_lines(fp_keeper *keeper)
-{
-    fp_redo_log *log = keeper->log;
-    fp_thread *thread = keeper->thread;
-    fp_ring_owner lines[FP_RINGS_MAX];
-    unsigned pending = 0;
-    review_slabs(log);
-    for (unsigned i = 0; i < log->ring_count; i++)
-        if (is_usable(&log->rings[i]))
-            pending += post_lines(keeper, i, &lines[i]);
-    while (pending) {
-        if (!thread->completed)
-            fp_remote_poll(thread, 100);
-        while (thread->completed) {
-            fp_io *io = thread->completed;
-            thread->completed = io->next;
-            fp_ring *ring = &log->rings[io->ring];
-            if (!io->status && io->lsn == OWNER) {
-                ring->told_start = lines[io->ring].start;
-                ring->told_durable = lines[io->ring].durable;
-            } else if (!io->status && io->lsn == SLABS) {
-                ring->told_slabs = log->slabs.version;
-            } else if (!io->status) {
-                take_node_line(log, ring);
-            } else {
-                doubt(ring);
-            }
-            fp_io_put(thread, io);
-            pending--;
-        }
-    }
+    return atomic_load_explicit(&keeper->waiting, memory_order_relaxed) > 0;
 }
 
 /* ---- what follows from them ------------------------------------------------------------------ */
 
-/* What storage_quorum different volumes have. */
+/* What storage_quorum different volumes have. Below the last fork nothing counts as that: a volume that is not there yet
+ * is taken for one of the log before, by who recovers from it, and may stand back behind one that is away (Raft has the
+ * same rule, section 5.4.2). */
 static uint64_t stored_lsn(const fp_redo_log *log)
 {
     uint64_t best = 0;
@@ -205,32 +102,36 @@ static uint64_t stored_lsn(const fp_redo_log *log)
             if (counts)
                 seen[volumes++] = ring->volume;
         }
-        if (volumes >= log->storage_quorum && lsn > best)
+        if (volumes >= log->storage_quorum && lsn > best && lsn >= log->fork_at)
             best = lsn;
     }
     return best;
 }
 
-static void raise_to(_Atomic uint64_t *value, uint64_t to)
+/* Whether it was lower. */
+static bool raise_to(_Atomic uint64_t *value, uint64_t to)
 {
-    if (to > atomic_load_explicit(value, memory_order_relaxed))
+    bool higher = to > atomic_load_explicit(value, memory_order_relaxed);
+    if (higher)
         atomic_store_explicit(value, to, memory_order_release);
+    return higher;
 }
 
-/* The storage node ends below where the log begins: its memory node was not among those that were waited for. Keeping
- * log for it does not help it any more. */
+/* Keeping log for the storage node does not help it any more: it ends below where the log begins, for its memory node was
+ * not among those that were waited for, or nothing that it has counts. */
 static bool has_gap(const fp_redo_log *log, const fp_ring *ring)
 {
-    return ring->volume && ring->spilled < atomic_load_explicit(&log->start, memory_order_relaxed);
+    uint64_t start = atomic_load_explicit(&log->start, memory_order_relaxed);
+    return ring->worthless || (ring->volume && ring->spilled < start);
 }
 
-/* How many different volumes the rings that are left are spilled to; one not heard of yet may be another one. */
+/* How many different volumes the rings that are left are spilled to; those not heard of yet may be others. */
 static unsigned volumes_left(const fp_redo_log *log)
 {
     unsigned count = 0;
     for (unsigned i = 0; i < log->ring_count; i++) {
         const fp_ring *ring = &log->rings[i];
-        bool counts = ring->spills && !has_gap(log, ring) &&
+        bool counts = (ring->spills || !ring->heard) && !has_gap(log, ring) &&
                       !atomic_load_explicit(&ring->lost, memory_order_relaxed);
         for (unsigned k = 0; k < i && ring->volume; k++)
             counts &= log->rings[k].volume != ring->volume ||
@@ -240,32 +141,71 @@ static unsigned volumes_left(const fp_redo_log *log)
     return count;
 }
 
-/* Nothing is let go of that a ring's storage node has yet to get, or the storage node would have a gap. */
+/* Several rings may be spilled to one volume. What it has said to one memory node it has, whenever it tells the others. */
+static void share_spilled(fp_redo_log *log)
+{
+    for (unsigned i = 0; i < log->ring_count; i++) {
+        fp_ring *ring = &log->rings[i];
+        for (unsigned k = 0; k < log->ring_count && ring->volume && !ring->worthless; k++) {
+            const fp_ring *other = &log->rings[k];
+            if (other->volume == ring->volume && !other->worthless &&
+                !atomic_load_explicit(&other->lost, memory_order_relaxed) &&
+                other->spilled > ring->spilled)
+                ring->spilled = other->spilled;
+        }
+    }
+}
+
+/* Somebody spills it, and it matters to its storage node what is let go of. */
+static bool is_spilled(const fp_redo_log *log, const fp_ring *ring)
+{
+    return ring->spills && !atomic_load_explicit(&ring->lost, memory_order_relaxed) &&
+           !has_gap(log, ring);
+}
+
+/* Its storage node gets nothing while others do, for longer than a slow one ever does. */
+static bool stands_still(fp_keeper *keeper, unsigned i, uint64_t most, uint64_t now_ns)
+{
+    uint64_t spilled = keeper->log->rings[i].spilled;
+    if (spilled >= most || spilled != keeper->behind[i].spilled) {
+        keeper->behind[i].spilled = spilled;
+        keeper->behind[i].since_ns = now_ns;
+    }
+    return now_ns - keeper->behind[i].since_ns > STILL_NS;
+}
+
+/* Nothing is let go of that a ring's storage node has yet to get, or the storage node would have a gap, and have to get
+ * what is in it from others. Where it stands still, and the rings get full, a gap is better than commits that wait: then
+ * what storage_quorum volumes have is enough. */
 static void judge_spilled(fp_keeper *keeper)
 {
     fp_redo_log *log = keeper->log;
-    uint64_t all = UINT64_MAX;
+    uint64_t all = UINT64_MAX, most = 0,
+             now_ns = fp_net_now_ns(log->partition->pool->transports[0].net);
+    bool has_storage = false, left_behind = false, somewhere = false;
+    share_spilled(log);
+    bool tight = get(&log->end) - get(&log->floor) > log->ring_bytes / 2;
+    for (unsigned i = 0; i < log->ring_count; i++)
+        if (is_spilled(log, &log->rings[i]) && log->rings[i].spilled > most)
+            most = log->rings[i].spilled;
     for (unsigned i = 0; i < log->ring_count; i++) {
         const fp_ring *ring = &log->rings[i];
-        if (!atomic_load_explicit(&ring->lost, memory_order_relaxed) && ring->spills &&
-            ring->spilled < all && !has_gap(log, ring))
+        somewhere |= ring->spills;
+        if (!is_spilled(log, ring))
+            continue;
+        has_storage = true;
+        if (stands_still(keeper, i, most, now_ns) && tight)
+            left_behind = true;
+        else if (ring->spilled < all)
             all = ring->spilled;
     }
-    atomic_store_explicit(&keeper->has_storage, all != UINT64_MAX, memory_order_relaxed);
-    atomic_store_explicit(&keeper->volumes, volumes_left(log), memory_order_relaxed);
-    keeper->spilled_all = all == UINT64_MAX ? 0 : all;
     raise_to(&log->stored, stored_lsn(log));
-}
-
-/* A checkpoint counts on the slabs that it has written to, so the rings know first which these are. */
-static bool slabs_are_told(const fp_redo_log *log)
-{
-    fp_ring_slabs now = log->slabs;
-    fp_slab_list(log->partition, &now);
-    bool told = !memcmp(now.boots, log->slabs.boots, sizeof now.boots);
-    for (unsigned i = 0; i < log->ring_count; i++)
-        told &= !is_usable(&log->rings[i]) || log->rings[i].told_slabs == log->slabs.version;
-    return told;
+    if (left_behind && get(&log->stored) < all)
+        all = get(&log->stored);
+    atomic_store_explicit(&keeper->has_storage, has_storage, memory_order_relaxed);
+    atomic_store_explicit(&keeper->volumes, volumes_left(log), memory_order_relaxed);
+    atomic_store_explicit(&keeper->spilled_somewhere, somewhere, memory_order_relaxed);
+    keeper->spilled_all = has_storage ? all : 0;
 }
 
 static void let_go(fp_keeper *keeper)
@@ -273,15 +213,16 @@ static void let_go(fp_keeper *keeper)
     fp_redo_log *log = keeper->log;
     uint64_t start = get(&keeper->clean);
     start = start < keeper->spilled_all ? start : keeper->spilled_all;
-    if (slabs_are_told(log))
-        raise_to(&log->start, start);
+    if (fp_lines_slabs_told(log) && raise_to(&log->start, start))
+        FP_FAULT_POINT(START_MOVED);
     uint64_t floor = get(&log->acked_all);
     for (unsigned i = 0; i < log->ring_count; i++) {
         const fp_ring *ring = &log->rings[i];
         if (!atomic_load_explicit(&ring->lost, memory_order_relaxed) && ring->told_start < floor)
             floor = ring->told_start;
     }
-    raise_to(&log->floor, floor);
+    if (raise_to(&log->floor, floor))
+        FP_FAULT_POINT(FLOOR_MOVED);
 }
 
 /* ---- rounds ---------------------------------------------------------------------------------- */
@@ -299,26 +240,52 @@ static bool is_settled(const fp_keeper *keeper)
     uint64_t end = get(&log->end);
     for (unsigned i = 0; i < log->ring_count; i++) {
         const fp_ring *ring = &log->rings[i];
-        if (is_usable(ring) && (ring->told_durable < end || (ring->spills && ring->spilled < end)))
+        if (fp_lines_may(ring) &&
+            (ring->told_durable < end || (ring->spills && ring->spilled < end)))
             return false;
     }
     return get(&log->acked_all) >= end;
 }
 
 /* Returns whether there is something to wait for. */
-static bool make_round(fp_keeper *keeper)
+static bool make_round_locked(fp_keeper *keeper)
 {
     fp_redo_log *log = keeper->log;
     if (atomic_load_explicit(&log->failed, memory_order_acquire))
         return false;
     fp_redo_nudge(log, 0);
-    exchange_lines(keeper);
+    fp_lines_exchange(log, keeper->thread, keeper);
     judge_spilled(keeper);
     let_go(keeper);
     atomic_fetch_add_explicit(&keeper->rounds, 1, memory_order_release);
     if (atomic_load_explicit(&keeper->waiting, memory_order_relaxed))
         fp_futex_wake_all(&keeper->rounds);
     return !is_settled(keeper);
+}
+
+static bool make_round(fp_keeper *keeper)
+{
+    pthread_mutex_lock(&keeper->rounds_lock);
+    bool more = make_round_locked(keeper);
+    pthread_mutex_unlock(&keeper->rounds_lock);
+    return more;
+}
+
+void fp_keeper_pause(fp_keeper *keeper)
+{
+    pthread_mutex_lock(&keeper->rounds_lock);
+    atomic_fetch_add_explicit(&keeper->pauses, 1, memory_order_relaxed);
+}
+
+fp_thread *fp_keeper_resume(fp_keeper *keeper, fp_thread *thread)
+{
+    fp_thread *before = thread ? keeper->thread : NULL;
+    if (thread)
+        keeper->thread = thread;
+    atomic_fetch_add_explicit(&keeper->pauses, 1, memory_order_relaxed);
+    pthread_mutex_unlock(&keeper->rounds_lock);
+    call(&keeper->calls);
+    return before;
 }
 
 static void *keep_lines(void *arg)
@@ -433,7 +400,7 @@ static int no_storage(const fp_keeper *keeper)
 {
     const fp_redo_log *log = keeper->log;
     unsigned left = atomic_load_explicit(&keeper->volumes, memory_order_relaxed);
-    if (left)
+    if (left || atomic_load_explicit(&keeper->spilled_somewhere, memory_order_relaxed))
         return fp_error(FARPOOL_E_NODE,
                         "partition %llu: the log rings that are left are spilled to %u storage "
                         "nodes, %u have to have a commit (storage_quorum)",
@@ -448,11 +415,17 @@ int fp_keeper_wait_stored(fp_keeper *keeper, uint64_t lsn, unsigned timeout_ms)
 {
     fp_redo_log *log = keeper->log;
     const fp_net *net = log->partition->pool->transports[0].net;
-    uint64_t deadline = timeout_ms ? fp_net_now_ns(net) + timeout_ms * 1000000ull : UINT64_MAX;
+    uint64_t most = timeout_ms ? timeout_ms * 1000000ull : UINT64_MAX / 2;
+    uint64_t deadline = fp_net_now_ns(net) + most;
+    uint32_t pauses = atomic_load_explicit(&keeper->pauses, memory_order_relaxed);
     for (unsigned rounds = 0; get(&log->stored) < lsn; rounds++) {
         int rc = fp_redo_failure(log);
         if (rc)
             return rc;
+        uint32_t now = atomic_load_explicit(&keeper->pauses, memory_order_relaxed);
+        if (now != pauses || now % 2) /* who paused is to blame, not storage nodes */
+            deadline = fp_net_now_ns(net) + most;
+        pauses = now;
         if (rounds > 1 && !may_store(keeper))
             return no_storage(keeper);
         if (fp_net_now_ns(net) > deadline)
@@ -483,8 +456,13 @@ int fp_keeper_open(fp_redo_log *log, fp_keeper **out)
         return fp_error(FARPOOL_E_NOMEM, "opening a redo log: no memory for its keeper");
     keeper->log = log;
     atomic_init(&keeper->clean, log->first);
+    if (pthread_mutex_init(&keeper->rounds_lock, NULL)) {
+        free(keeper);
+        return fp_error(FARPOOL_E_NOMEM, "opening a redo log: no memory for a lock");
+    }
     keeper->thread = fp_thread_new(log->partition->pool, FP_USE_RING);
     if (!keeper->thread) {
+        pthread_mutex_destroy(&keeper->rounds_lock);
         free(keeper);
         return FARPOOL_E_NOMEM;
     }
@@ -494,10 +472,10 @@ int fp_keeper_open(fp_redo_log *log, fp_keeper **out)
 
 static int start_threads(fp_keeper *keeper)
 {
-    int error = pthread_create(&keeper->lines_thread, NULL, keep_lines, keeper);
+    int error = fp_spawn(&keeper->lines_thread, keep_lines, keeper);
     if (error)
         return error;
-    error = pthread_create(&keeper->checkpoint_thread, NULL, make_checkpoints, keeper);
+    error = fp_spawn(&keeper->checkpoint_thread, make_checkpoints, keeper);
     keeper->started = !error;
     if (!error)
         return 0;
@@ -511,13 +489,7 @@ int fp_keeper_start(fp_keeper *keeper)
 {
     if (keeper->log->partition->pool->net_options.world)
         return 0;
-    sigset_t all, before;
-    sigfillset(&all);
-    int error = pthread_sigmask(SIG_SETMASK, &all, &before);
-    if (!error) {
-        error = start_threads(keeper);
-        pthread_sigmask(SIG_SETMASK, &before, NULL);
-    }
+    int error = start_threads(keeper);
     return error ? fp_error(FARPOOL_E_SYS,
                             "partition %llu: starting the threads that keep its log: %s",
                             (unsigned long long)keeper->log->partition->id, strerror(error))
@@ -535,7 +507,7 @@ void fp_keeper_stop(fp_keeper *keeper)
         keeper->started = false;
     }
     if (!atomic_load_explicit(&keeper->log->failed, memory_order_acquire))
-        exchange_lines(keeper);
+        fp_lines_exchange(keeper->log, keeper->thread, keeper);
 }
 
 void fp_keeper_close(fp_keeper *keeper)
@@ -543,5 +515,6 @@ void fp_keeper_close(fp_keeper *keeper)
     if (!keeper)
         return;
     fp_thread_free(keeper->thread);
+    pthread_mutex_destroy(&keeper->rounds_lock);
     free(keeper);
 }

@@ -29,8 +29,15 @@ int fp_keeper_start(fp_keeper *keeper) FARPOOL_MUST_CHECK;
 void fp_keeper_stop(fp_keeper *keeper);
 void fp_keeper_close(fp_keeper *keeper); /* NULL is allowed */
 
+/* Waits for the round under way; no other one begins until resume. Before the flusher's place is taken. */
+void fp_keeper_pause(fp_keeper *keeper);
+/* thread: its connections from now on, if not NULL; then the ones before are returned, the caller's. */
+fp_thread *fp_keeper_resume(fp_keeper *keeper, fp_thread *thread);
+
 /* There is something to do, in case it sleeps. Cheap. NULL is allowed: then there is none yet. Any thread. */
 void fp_keeper_rouse(fp_keeper *keeper);
+/* Whether somebody waits for storage nodes to take log in. A hint. */
+bool fp_keeper_is_waited_for(const fp_keeper *keeper);
 /* Whether any memory node of the log's rings spills them. NULL: false. */
 bool fp_keeper_has_storage(const fp_keeper *keeper);
 
@@ -41,7 +48,8 @@ bool fp_keeper_step(fp_keeper *keeper);
 /* Returns when the log has room for an ordinary mini-transaction, at once if it will not get any by waiting. The
  * caller holds no latches. E_NODE and others: the log has failed. */
 int fp_keeper_wait_room(fp_keeper *keeper) FARPOOL_MUST_CHECK;
-/* Returns when all before lsn, which is in w rings, is on stable media. timeout_ms 0: waits for ever. E_UNSUPPORTED:
+/* Returns when all before lsn, which is in w rings, is on stable media. timeout_ms 0: waits for ever; a pause of the
+ * keeper, and what was waited before it, does not count. E_UNSUPPORTED:
  * no memory node of its rings has a storage node. E_TIMEOUT. E_NODE: rings that are lost
  * leave too few storage nodes that can get it, or the log has failed, as with others. */
 int fp_keeper_wait_stored(fp_keeper *keeper, uint64_t lsn, unsigned timeout_ms) FARPOOL_MUST_CHECK;

@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "common/error.h"
+#include "common/faultpoint.h"
 #include "compute/keeper.h"
 #include "compute/page.h"
 #include "compute/redo_log.h"
@@ -53,8 +54,18 @@ struct farpool_mtr { /* one thread's */
     fp_redo_build build;
 };
 
+static __attribute__((cold)) int refuse_read_only(const farpool_partition *partition)
+{
+    return fp_error(FARPOOL_E_READONLY,
+                    "partition %llu is read-only: the coordinators say so (farpoolctl partition "
+                    "read-write)",
+                    (unsigned long long)partition->id);
+}
+
 int farpool_mtr_begin(farpool_partition *partition, unsigned flags, farpool_mtr **out)
 {
+    if (__builtin_expect(atomic_load_explicit(&partition->read_only, memory_order_relaxed), 0))
+        return refuse_read_only(partition);
     int rc = partition->redo ? fp_keeper_wait_room(partition->redo->keeper) : 0;
     if (rc)
         return rc;
@@ -453,6 +464,7 @@ int farpool_mtr_commit(farpool_mtr *mtr, enum farpool_durability durability, uin
     if (rc) {
         farpool_mtr_abandon(mtr);
     } else {
+        FP_FAULT_POINT(MTR_APPENDED);
         let_go(mtr, lsn);
         finish(mtr);
     }

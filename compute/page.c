@@ -294,7 +294,7 @@ int fp_page_occupy(farpool_partition *partition, farpool_pid pid, unsigned order
     rc = furnish(partition, pid, order);
     if (rc) {
         fp_entry_leave(entry, FP_FREE, 0, 0);
-        fp_units_free(&partition->slots, slot, order);
+        fp_slot_free(partition, slot, order);
         return rc;
     }
     *page = fp_page_addr(partition, pid, entry);
@@ -341,7 +341,7 @@ void fp_page_vacate(farpool_partition *partition, farpool_pid pid)
     atomic_store_explicit(&pool->owners[page.frame], 0, memory_order_relaxed);
     fp_units_free(&pool->frames, page.frame, page.order);
     fp_entry_leave(entry, FP_FREE, 0, FP_WORD_DIRTY);
-    fp_units_free(&partition->slots, slot, page.order);
+    fp_slot_free(partition, slot, page.order);
 }
 
 void fp_page_free(farpool_partition *partition, farpool_pid pid)

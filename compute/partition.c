@@ -5,7 +5,9 @@
 
 #include "common/error.h"
 #include "common/mem.h"
+#include "compute/cluster.h"
 #include "compute/evict.h"
+#include "compute/fill.h"
 #include "compute/io.h"
 #include "compute/keeper.h"
 #include "compute/mapping.h"
@@ -98,7 +100,6 @@ static int take_index(farpool_pool *pool, farpool_partition *partition)
             continue;
         pool->indexes_taken |= 1ull << i;
         partition->index = i;
-        partition->serial = ++pool->next_partition_serial;
         rc = 0;
     }
     pthread_rwlock_unlock(&pool->partitions_lock);
@@ -144,11 +145,26 @@ static int close_now(farpool_partition *partition)
     give_index_back(partition);
     fp_redo_close(partition->redo);
     fp_recovery_close(partition->recovery);
+    fp_fill_close(partition->fill);
     pool->mapping->partition_close(partition);
     fp_slab_close(partition);
+    fp_storage_close(partition);
     fp_units_close(&partition->pids);
     fp_mem_close(&partition->entries_mem);
+    pthread_mutex_destroy(&partition->changes_lock);
     free(partition);
+    return rc;
+}
+
+/* The library's own; or in a simulated world none. */
+static int start_threads(farpool_partition *partition)
+{
+    int rc = fp_keeper_start(partition->redo->keeper);
+    if (rc || !partition->fill)
+        return rc;
+    rc = fp_fill_start(partition->fill);
+    if (rc)
+        fp_keeper_stop(partition->redo->keeper);
     return rc;
 }
 
@@ -163,13 +179,16 @@ int farpool_partition_open(farpool_pool *pool, const farpool_partition_options *
         return fp_error(FARPOOL_E_NOMEM, "opening a partition: no memory for its structure");
     partition->pool = pool;
     partition->id = options->id;
-    partition->epoch = options->epoch;
     partition->timeout_ms = options->timeout_ms;
     partition->units = options->space_bytes / FARPOOL_UNIT_BYTES;
+    if (pthread_mutex_init(&partition->changes_lock, NULL)) {
+        rc = fp_error(FARPOOL_E_NOMEM, "opening a partition: no memory for a lock");
+        goto err_after_partition;
+    }
     rc = fp_mem_open(partition->units * sizeof(fp_entry), FP_MEM_RESERVE, -1,
                      &partition->entries_mem);
     if (rc)
-        goto err_after_partition;
+        goto err_after_lock;
     partition->entries = partition->entries_mem.addr;
     rc = fp_units_open(&partition->pids, partition->units);
     if (rc)
@@ -189,13 +208,15 @@ int farpool_partition_open(farpool_pool *pool, const farpool_partition_options *
         rc = fp_redo_open(partition, options, &partition->redo);
     if (!rc)
         rc = fp_slab_deal(partition);
+    if (!rc && partition->redo && fp_storage_count(partition))
+        rc = fp_fill_open(partition, &partition->fill);
     if (rc)
         goto err_after_slab;
     show(partition, true);
     if (options->recover)
         rc = fp_recovery_open(partition);
     if (!rc && partition->redo)
-        rc = fp_keeper_start(partition->redo->keeper);
+        rc = start_threads(partition);
     if (rc)
         goto err_after_redo;
     *out = partition;
@@ -207,6 +228,7 @@ err_after_slab:
     fp_redo_close(partition->redo);
     fp_slab_close(partition);
 err_after_index:
+    fp_storage_close(partition);
     give_index_back(partition);
 err_after_mapping:
     pool->mapping->partition_close(partition);
@@ -214,6 +236,8 @@ err_after_pids:
     fp_units_close(&partition->pids);
 err_after_entries:
     fp_mem_close(&partition->entries_mem);
+err_after_lock:
+    pthread_mutex_destroy(&partition->changes_lock);
 err_after_partition:
     free(partition);
     return rc;
@@ -221,9 +245,17 @@ err_after_partition:
 
 int farpool_partition_close(farpool_partition *partition)
 {
+    fp_assignment *assignment = partition->assignment;
+    if (assignment)
+        fp_cluster_let_go(partition);
     int flushed = partition->redo ? fp_redo_flush_all(partition->redo) : 0;
+    fp_fill_stop(partition->fill); /* which have pages latched now and then */
     if (partition->redo)
-        fp_keeper_stop(partition->redo->keeper); /* which has pages latched now and then */
+        fp_keeper_stop(partition->redo->keeper);
     int rc = close_now(partition);
+    if (assignment && rc == FARPOOL_E_BUSY)
+        fp_cluster_take_back(partition);
+    else if (assignment)
+        fp_cluster_closed(assignment);
     return rc ? rc : flushed;
 }

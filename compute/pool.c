@@ -119,9 +119,15 @@ int fp_pool_open(const farpool_pool_options *options, const fp_net_options *net_
     pool->net_options = *net_options;
     pool->mapping = options->mapping == FARPOOL_MAPPING_VM ? &fp_mapping_vm : &fp_mapping_frames;
     pool->serial = atomic_fetch_add_explicit(&serials, 1, memory_order_relaxed) + 1;
-    rc = init_locks(pool);
+    rc = options->key_file ? fp_auth_open(options->key_file, pool->name, &pool->auth) : 0;
     if (rc)
         goto err_after_pool;
+    pool->net_options.auth = pool->auth;
+    if (pool->auth) /* a key is of a name */
+        snprintf(pool->name, sizeof pool->name, "%s", fp_auth_name(pool->auth));
+    rc = init_locks(pool);
+    if (rc)
+        goto err_after_auth;
     rc = open_tables(pool);
     if (rc)
         goto err_after_locks;
@@ -140,6 +146,8 @@ err_after_tables:
 err_after_locks:
     pthread_rwlock_destroy(&pool->partitions_lock);
     pthread_mutex_destroy(&pool->lock);
+err_after_auth:
+    fp_auth_close(pool->auth);
 err_after_pool:
     free(pool);
     return rc;
@@ -147,6 +155,11 @@ err_after_pool:
 
 int farpool_pool_close(farpool_pool *pool)
 {
+    pthread_mutex_lock(&pool->lock);
+    bool joined = pool->cluster != NULL;
+    pthread_mutex_unlock(&pool->lock);
+    if (joined)
+        return fp_error(FARPOOL_E_BUSY, "pool %s: its cluster has not been left", pool->name);
     for (unsigned i = 0; i < FP_PARTITIONS_MAX; i++)
         if (pool->partitions[i])
             return fp_error(FARPOOL_E_BUSY, "pool %s: partition %llu is still open", pool->name,
@@ -157,6 +170,7 @@ int farpool_pool_close(farpool_pool *pool)
     close_tables(pool);
     pthread_rwlock_destroy(&pool->partitions_lock);
     pthread_mutex_destroy(&pool->lock);
+    fp_auth_close(pool->auth);
     free(pool);
     return 0;
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The pool's structures. Lock order: thread ownership (fp_thread.busy) < pool.partitions_lock <
+ * The pool's structures. Lock order: farpool_partition.changes_lock and the keeper's rounds, taken with nothing else held
+ * < thread ownership (fp_thread.busy) < pool.partitions_lock <
  * fp_redo_log.flushing < fp_redo_log.lock < pool.lock < fp_units.lock. Page latches are taken before thread ownership by faults, and only tried
  * (never waited for) by whoever owns a thread structure, so the two can't deadlock.
  */
@@ -9,6 +10,7 @@
 
 #include <pthread.h>
 
+#include "common/auth.h"
 #include "common/net/net.h"
 #include "common/units.h"
 #include "common/wire.h"
@@ -17,7 +19,7 @@
 enum {
     FP_THREADS_MAX = 256, /* that use one pool at the same time */
     FP_PARTITIONS_MAX = 64,
-    FP_NODES_MAX = 32,           /* memory and storage nodes of one pool */
+    FP_NODES_MAX = 64,           /* addresses of memory and storage nodes that a pool ever uses */
     FP_PARTITION_NODES_MAX = 16, /* memory nodes of one partition, and as many storage nodes */
     FP_TRANSPORTS_MAX = 4,
     FP_IO_MAX = FP_NET_DEPTH_MAX, /* transfers in flight per thread */
@@ -43,16 +45,46 @@ typedef struct fp_node {
 typedef struct fp_extent {
     uint64_t key, addr;
     uint64_t entries_addr; /* of its part of the directory */
-    unsigned node;         /* index in pool.nodes */
+    uint16_t node;         /* index in pool.nodes */
+    uint16_t share;        /* index in fp_node_set.shares */
 } fp_extent;
 
 /* What one memory node has granted. */
 typedef struct fp_share {
-    unsigned node; /* index in pool.nodes */
+    unsigned node;  /* index in pool.nodes */
+    uint64_t bytes; /* asked for */
     uint32_t count;
     uint64_t extent_bytes;
-    fp_rkey *extents;
+    fp_rkey *extents; /* NULL: nothing, or they are in use */
 } fp_share;
+
+/* The memory nodes of a partition under one epoch (node_set.h). Immutable, but for what is atomic. */
+typedef struct fp_node_set {
+    struct fp_node_set *before;
+    uint64_t epoch;
+    uint64_t serial; /* never reused in a pool */
+    /* share i takes the place of share i of the set before */
+    fp_share shares[FP_PARTITION_NODES_MAX];
+    uint32_t absent; /* bit i: share i was not granted */
+    /* atomic, relaxed: bit i: share i is gone, or was given up */
+    _Atomic uint32_t retired;
+    fp_extent
+        *extents; /* extent i holds the slots i << extent_shift to ((i+1) << extent_shift) - 1 */
+    uint64_t boots[FP_NODES_MAX]; /* by index in pool.nodes: its boot id when it granted */
+} fp_node_set;
+
+/* The storage nodes of a partition (storage.h). Immutable. */
+typedef struct fp_storages {
+    struct fp_storages *before;
+    unsigned count;
+    unsigned nodes[FP_PARTITION_NODES_MAX]; /* indexes in pool.nodes */
+} fp_storages;
+
+/* The slots of one share: the same whichever node has granted it. */
+typedef struct fp_share_slots {
+    uint32_t first, count; /* extents */
+    fp_units units;        /* counted from the first of the share's; has its own lock */
+} fp_share_slots;
 
 /* Immutable after open, but for what its own fields guard. */
 struct farpool_partition {
@@ -60,27 +92,26 @@ struct farpool_partition {
     char *window;      /* vm: page address = window + pid * 4096; frames: NULL */
     fp_entry *entries; /* one per unit of the page space */
     uint64_t units;
-    unsigned index;  /* in pool.partitions */
-    uint64_t serial; /* never reused, unlike index */
-    uint64_t id, epoch;
+    unsigned index; /* in pool.partitions */
+    uint64_t id;
     unsigned timeout_ms;
-    fp_units pids, slots;
-    fp_extent
-        *extents; /* extent i holds the slots i << extent_shift to ((i+1) << extent_shift) - 1 */
+    fp_units pids;
+    _Atomic(fp_node_set *) set;   /* see node_set.h, as the next; NULL until it is opened */
+    _Atomic uint32_t changes;     /* of set */
+    pthread_mutex_t changes_lock; /* held by who changes the set or the next, all the time */
+    /* Release by the change, acquire by all; the lists before stay until the partition is closed. Never NULL. */
+    _Atomic(fp_storages *) storages;
     uint64_t extent_count;
     unsigned extent_shift;
     unsigned order_max;
-    /* Memory nodes that have granted a share of the slab; their extents until they are dealt out. */
-    fp_share shares[FP_PARTITION_NODES_MAX];
-    unsigned share_count;
-    uint64_t share_bytes; /* asked of each */
-    /* atomic, relaxed: bit n: the slab on pool.nodes[n] is gone, or was given up, until the partition is opened again */
-    _Atomic uint32_t retired;
-    unsigned storages[FP_PARTITION_NODES_MAX]; /* storage nodes: indexes in pool.nodes */
-    unsigned storage_count;
-    struct fp_redo_log *redo;     /* NULL: changes are not logged */
-    struct fp_recovery *recovery; /* NULL: there was no earlier owner */
-    uint64_t boots[FP_NODES_MAX]; /* by index in pool.nodes: its boot id when it granted the slab */
+    unsigned share_count; /* memory nodes */
+    fp_share_slots slots[FP_PARTITION_NODES_MAX];
+    _Atomic uint64_t slot_turn;       /* relaxed: units given out so far: whose turn it is */
+    struct fp_redo_log *redo;         /* NULL: changes are not logged */
+    struct fp_recovery *recovery;     /* NULL: there was no earlier owner */
+    struct fp_fill *fill;             /* NULL: without a redo log or storage nodes */
+    struct fp_assignment *assignment; /* cluster.h; NULL: the program has chosen epoch and nodes */
+    _Atomic bool read_only;           /* atomic, relaxed: no mini-transaction begins */
     fp_mem entries_mem;
 };
 
@@ -124,9 +155,11 @@ typedef struct fp_thread {
     fp_poller *pollers[FP_TRANSPORTS_MAX];
     fp_conn *conns[FP_NODES_MAX];
     uint64_t boots[FP_NODES_MAX]; /* boot id of the node at the other end of conns[] */
+    uint64_t connected
+        [FP_NODES_MAX]; /* sets with a serial up to this were there when conns[] was made */
     struct {
-        uint64_t serial; /* of the partition */
-        uint32_t nodes;  /* bit n: its slab on node n may be used on conns[n] */
+        uint64_t serial; /* of the partition's set */
+        uint64_t nodes;  /* bit n: its slab on node n may be used on conns[n] */
     } attached[FP_PARTITIONS_MAX];
     uint32_t cache[2 * FP_BATCH_MAX]; /* free frames */
     unsigned cached;
@@ -164,6 +197,7 @@ struct farpool_pool {
     int uffd, pidfd;    /* vm: userfaultfd; ourselves, for process_madvise */
     bool batch_madvise; /* vm: process_madvise works on ourselves */
     char name[64];
+    fp_auth *auth; /* NULL: none; net_options has it, too */
     fp_mem headers, frame_table;
 
     /* shared */
@@ -178,7 +212,8 @@ struct farpool_pool {
     farpool_partition *partitions[FP_PARTITIONS_MAX]; /* NULL also while one opens or closes */
     uint64_t indexes_taken; /* bit i: partition i is open, opens or closes */
     pthread_mutex_t lock;   /* guards what follows */
-    uint64_t next_partition_serial;
+    uint64_t next_set_serial;
+    struct farpool_cluster *cluster; /* that it has joined; NULL: none */
     fp_transport transports[FP_TRANSPORTS_MAX];
     _Atomic unsigned transport_count; /* release after the transport is ready, acquire by readers */
     fp_node nodes[FP_NODES_MAX];

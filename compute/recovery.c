@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "common/error.h"
+#include "common/faultpoint.h"
 #include "compute/page.h"
 #include "compute/recovery_slab.h"
 #include "compute/slab.h"
@@ -121,7 +122,7 @@ static void place_copies(farpool_partition *partition, const fp_found_slots *fou
         const fp_found_slot *copy = &found->list[i];
         fp_entry *entry = &partition->entries[copy->pid];
         uint64_t word = atomic_load_explicit(&entry->word, memory_order_relaxed);
-        if (word || !fp_units_take(&partition->slots, copy->slot, copy->order))
+        if (word || !fp_slot_claim(partition, copy->slot, copy->order))
             continue; /* an older copy, or of a page that was freed before the slot was used again */
         atomic_store_explicit(&entry->slot, copy->slot, memory_order_relaxed);
         atomic_store_explicit(&entry->frame_or_crc, copy->page_crc, memory_order_relaxed);
@@ -142,7 +143,16 @@ static farpool_pid last_pid(const fp_recovery *recovery, const fp_found_slots *f
 /* There may be pages of which neither log nor slabs know. */
 static bool is_cut(const farpool_partition *partition)
 {
-    return partition->redo->first > FP_REDO_LSN_FIRST && partition->storage_count;
+    return partition->redo->first > FP_REDO_LSN_FIRST && fp_storage_count(partition);
+}
+
+/* The page space is as many units as it has, so its last ones are no whole block of the largest order. */
+static unsigned largest_block(const farpool_partition *partition, uint64_t unit)
+{
+    unsigned order = FARPOOL_ORDER_MAX;
+    while (unit + (1ull << order) > partition->units)
+        order--;
+    return order;
 }
 
 /* Until they are open, nothing of them is given out. */
@@ -157,9 +167,7 @@ static int close_groups(farpool_partition *partition, fp_recovery *recovery, far
                         (unsigned long long)recovery->group_count);
     uint64_t end = recovery->group_count * FP_GROUP_UNITS;
     for (uint64_t unit = 0; unit < end && unit < partition->units;) {
-        unsigned order = FARPOOL_ORDER_MAX;
-        while (unit + (1ull << order) > partition->units)
-            order--;
+        unsigned order = largest_block(partition, unit);
         bool taken = fp_units_take(&partition->pids, unit, order);
         FP_ASSERT(taken); /* it is a new map, in which nothing was given out */
         unit += 1ull << order;
@@ -180,6 +188,7 @@ int fp_recovery_open(farpool_partition *partition)
         rc = close_groups(partition, recovery, last_pid(recovery, &found));
     if (!rc)
         place_copies(partition, &found);
+    FP_FAULT_POINT(RECOVER_PLACED);
     fp_found_slots_free(&found);
     if (rc) {
         fp_recovery_close(recovery);
@@ -210,7 +219,7 @@ static int admit(farpool_partition *partition, farpool_pid pid, unsigned order)
     bool copy = (word & FP_WORD_DIRTY) != 0;
     uint32_t slot = atomic_load_explicit(&entry->slot, memory_order_relaxed);
     if (copy && fp_word_order(word) != order) { /* of an earlier page with this pid */
-        fp_units_free(&partition->slots, slot, fp_word_order(word));
+        fp_slot_free(partition, slot, fp_word_order(word));
         copy = false;
     }
     if (!copy) {
@@ -233,8 +242,8 @@ static void forget(farpool_partition *partition, farpool_pid unit)
     if (first)
         first->applied = true;
     if (fp_word_state(word) == FP_FREE && (word & FP_WORD_DIRTY)) {
-        fp_units_free(&partition->slots, atomic_load_explicit(&entry->slot, memory_order_relaxed),
-                      fp_word_order(word));
+        fp_slot_free(partition, atomic_load_explicit(&entry->slot, memory_order_relaxed),
+                     fp_word_order(word));
         atomic_store_explicit(&entry->word, 0, memory_order_release);
     }
 }
@@ -280,8 +289,11 @@ static int probe(farpool_partition *partition, farpool_pid map)
 /* Nothing was ever there. */
 static void free_group(farpool_partition *partition, farpool_pid map)
 {
-    for (farpool_pid u = 0; u < FP_GROUP_UNITS && map + u < partition->units; u++)
-        fp_units_free(&partition->pids, map + u, 0);
+    for (farpool_pid at = map; at < map + FP_GROUP_UNITS && at < partition->units;) {
+        unsigned order = largest_block(partition, at);
+        fp_units_free(&partition->pids, at, order);
+        at += 1ull << order;
+    }
 }
 
 static int open_group(farpool_partition *partition, farpool_pid map)
@@ -316,6 +328,7 @@ static int try_open(farpool_partition *partition, uint64_t number)
         return FARPOOL_E_RETRY;
     }
     int rc = open_group(partition, number * FP_GROUP_UNITS);
+    FP_FAULT_POINT(RECOVER_GROUP);
     atomic_store_explicit(group, rc ? UNTOUCHED : OPEN, memory_order_release);
     return rc ? rc : FARPOOL_E_RETRY;
 }
@@ -349,6 +362,17 @@ int fp_recovery_open_next(farpool_partition *partition)
 }
 
 /* ---- redo ------------------------------------------------------------------------------------ */
+
+bool fp_recovery_is_pending(const fp_recovery *recovery, farpool_pid pid)
+{
+    const record_at *first = first_record(recovery, pid);
+    return first && !first->applied;
+}
+
+bool fp_recovery_has_redo(const fp_recovery *recovery, farpool_pid pid)
+{
+    return recovery && first_record(recovery, pid);
+}
 
 bool fp_recovery_is_whole(const fp_recovery *recovery, farpool_pid pid)
 {
@@ -393,6 +417,7 @@ int fp_recovery_redo(farpool_partition *partition, farpool_pid pid, unsigned ord
         fp_page_note_lsn(partition, pid, at->frame_end);
         *changed = true;
     }
+    FP_FAULT_POINT(RECOVER_REDONE);
     first->applied = true;
     return 0;
 }

@@ -39,6 +39,10 @@ int fp_recovery_redo(farpool_partition *partition, farpool_pid pid, unsigned ord
 /* Faults up to `pages` pages of which there is redo, beginning with the record *at; SIZE_MAX afterwards: that was the
  * last. By a thread that holds no latches. */
 int fp_recovery_finish(farpool_partition *partition, unsigned pages, size_t *at) FARPOOL_MUST_CHECK;
+/* Whether there is redo that has not been applied: the page was not here yet. The caller has it latched exclusively. */
+bool fp_recovery_is_pending(const fp_recovery *recovery, farpool_pid pid);
+/* Whether there is redo, applied or not. Any thread. NULL: false. */
+bool fp_recovery_has_redo(const fp_recovery *recovery, farpool_pid pid);
 /* Whether its allocation is in its redo, so that it needs no copy. */
 bool fp_recovery_is_whole(const fp_recovery *recovery, farpool_pid pid);
 

@@ -34,7 +34,8 @@ static bool is_valid(const farpool_partition *partition, const fp_slot_entry *en
 {
     return entry->crc && entry->crc == fp_slot_entry_crc(entry) &&
            pid_of(entry) < partition->units && order_of(entry) <= partition->order_max &&
-           entry->epoch < partition->epoch && entry->lsn >= partition->redo->slabs.trusted_from;
+           entry->epoch < partition->redo->epoch &&
+           entry->lsn >= partition->redo->slabs.trusted_from;
 }
 
 static int take_piece(reader *r, uint64_t piece, const fp_slot_entry *entries)
@@ -66,7 +67,8 @@ static int take_piece(reader *r, uint64_t piece, const fp_slot_entry *entries)
 /* Starts the READ of one piece's entries. A node that cannot be reached has lost its copies. */
 static void post_piece(reader *r, uint64_t piece, unsigned place)
 {
-    const fp_extent *extent = &r->partition->extents[piece];
+    fp_node_set *set = fp_node_set_now(r->partition);
+    const fp_extent *extent = &set->extents[piece];
     const fp_node *node = &r->partition->pool->nodes[extent->node];
     fp_io *io = fp_io_take_ring(r->thread, place, piece);
     fp_net_op op = {
@@ -78,7 +80,9 @@ static void post_piece(reader *r, uint64_t piece, unsigned place)
         .sge[0] = {(char *)r->mem.addr + place * r->piece_bytes, (uint32_t)r->piece_bytes,
                    r->mrs[node->transport]},
     };
-    int rc = fp_remote_ready(r->thread, r->partition, extent->node);
+    int rc = set->absent >> extent->share & 1
+                 ? FARPOOL_E_NODE
+                 : fp_remote_ready(r->thread, r->partition, set, extent->node);
     if (!rc)
         rc = fp_remote_send(r->thread, extent->node, &op, 1);
     if (rc)

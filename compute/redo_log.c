@@ -6,7 +6,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/clock.h"
 #include "common/error.h"
+#include "common/faultpoint.h"
 #include "common/futex.h"
 #include "compute/keeper.h"
 #include "compute/redo_recover.h"
@@ -14,7 +16,7 @@
 #include "compute/thread.h"
 
 /* The flusher leaves the processor to others between its first looks, who append meanwhile; then it sleeps. */
-enum { LOOKS = 500, LINES_BYTES = FARPOOL_UNIT_BYTES };
+enum { LOOKS = 500, SWITCH_NS = 10000, PATIENCE_NS = 200000, LINES_BYTES = FARPOOL_UNIT_BYTES };
 
 _Static_assert(FP_RINGS_MAX *FP_RING_LINE_BYTES <= LINES_BYTES, "a line for each ring");
 
@@ -85,33 +87,59 @@ static int check_room_locked(const fp_redo_log *log, enum fp_redo_kind kind, uin
     return rc;
 }
 
+static int append_locked(fp_redo_log *log, fp_redo_frame *frame, uint32_t crc,
+                         const fp_redo_build *build, uint64_t *end_out)
+{
+    size_t len = sizeof *frame + build->len;
+    uint64_t end = atomic_load_explicit(&log->end, memory_order_relaxed);
+    int rc = check_room_locked(log, frame->kind, end, len);
+    if (rc)
+        return rc;
+    frame->epoch = log->epoch;
+    frame->lsn = end;
+    fp_redo_seal(frame, crc, build->len);
+    copy_in(log, end, frame, sizeof *frame);
+    if (build->len)
+        copy_in(log, end + sizeof *frame, build->bytes, build->len);
+    *end_out = end + len;
+    atomic_store_explicit(&log->end, end + len, memory_order_release);
+    atomic_fetch_add_explicit(&log->frames, 1, memory_order_relaxed);
+    return 0;
+}
+
 int fp_redo_append(fp_redo_log *log, enum fp_redo_kind kind, const fp_redo_build *build,
-                   uint64_t *end_out)
+                   uint64_t *end)
 {
     fp_redo_frame frame = {
-        .epoch = log->partition->epoch,
         .partition = log->partition->id,
         .kind = kind,
         .records = kind == FP_REDO_OWNER ? fp_redo_log_shape(log) : build->records,
     };
     uint32_t crc = fp_redo_build_crc(build);
-    size_t len = sizeof frame + build->len;
     pthread_mutex_lock(&log->lock);
-    uint64_t end = atomic_load_explicit(&log->end, memory_order_relaxed);
-    int rc = check_room_locked(log, kind, end, len);
-    if (!rc) {
-        frame.lsn = end;
-        fp_redo_seal(&frame, crc, build->len);
-        copy_in(log, end, &frame, sizeof frame);
-        if (build->len)
-            copy_in(log, end + sizeof frame, build->bytes, build->len);
-        *end_out = end + len;
-        atomic_store_explicit(&log->end, end + len, memory_order_release);
-        atomic_fetch_add_explicit(&log->frames, 1, memory_order_relaxed);
-    }
+    int rc = append_locked(log, &frame, crc, build, end);
     pthread_mutex_unlock(&log->lock);
     if (!rc)
         fp_keeper_rouse(log->keeper);
+    return rc;
+}
+
+int fp_redo_begin_epoch(fp_redo_log *log, uint64_t epoch)
+{
+    fp_redo_frame frame = {
+        .partition = log->partition->id,
+        .kind = FP_REDO_OWNER,
+        .records = fp_redo_log_shape(log),
+    };
+    fp_redo_build nothing = {0};
+    uint32_t crc = fp_redo_build_crc(&nothing);
+    pthread_mutex_lock(&log->lock);
+    uint64_t before = log->epoch;
+    log->epoch = epoch;
+    int rc = append_locked(log, &frame, crc, &nothing, &log->own);
+    if (rc)
+        log->epoch = before;
+    pthread_mutex_unlock(&log->lock);
     return rc;
 }
 
@@ -122,18 +150,69 @@ static bool is_durable(const fp_redo_log *log, uint64_t lsn)
     return atomic_load_explicit(&log->durable, memory_order_acquire) >= lsn;
 }
 
-static int too_few(const fp_redo_log *log)
+/* Whoever is taken over sees broken connections only; the nodes say why when they are asked. By the flusher. Nodes that
+ * have not granted under this epoch, or have forgotten it, may be behind; a change of memory nodes under way has raised
+ * the epoch itself. */
+static int ask_for_successor(fp_redo_log *log)
+{
+    const farpool_partition *partition = log->partition;
+    const fp_node_set *set = fp_node_set_now(partition);
+    fp_msg *msg = set->epoch == log->epoch ? calloc(1, sizeof *msg) : NULL;
+    bool fenced = false;
+    for (unsigned i = 0; i < log->ring_count && msg && !fenced; i++) {
+        const fp_ring *ring = &log->rings[i];
+        unsigned node = ring->at.node;
+        if (!ring->at.extents || !atomic_load_explicit(&ring->lost, memory_order_relaxed))
+            continue;
+        msg->type = FP_MSG_ATTACH;
+        msg->partition = partition->id;
+        msg->epoch = log->epoch;
+        msg->first = 0;
+        int rc = fp_remote_ask(log->thread, node, partition->timeout_ms, msg, FP_MSG_EXTENTS);
+        fenced = rc == FARPOOL_E_FENCED && log->thread->boots[node] == set->boots[node];
+    }
+    free(msg);
+    return fenced ? FARPOOL_E_FENCED : 0;
+}
+
+static int too_few(fp_redo_log *log)
 {
     char last[128];
     snprintf(last, sizeof last, "%s", farpool_errmsg());
+    int fenced = ask_for_successor(log);
+    if (fenced)
+        return fenced;
     return fp_error(FARPOOL_E_NODE,
                     "%u of %u log rings are left, %u are needed; the last that failed: %s",
                     fp_rings_alive(log), log->ring_count, log->quorum, last);
 }
 
+/* By the flusher. Those for whom the last round wrote have been woken, and are about to append again: they are waited
+ * for, but no longer than that round took, for a round that begins too early leaves most of them to the next one, whose
+ * WRITEs cost as much. A lone committer waits for nobody, nor does anybody where WRITEs take less than others need to
+ * get the processor. */
+static void gather(fp_redo_log *log)
+{
+    uint64_t frames = atomic_load_explicit(&log->frames, memory_order_relaxed);
+    uint64_t wanted = log->gathered + log->group;
+    if (frames < wanted && log->round_ns > SWITCH_NS) {
+        uint64_t patience = log->round_ns < PATIENCE_NS ? log->round_ns : PATIENCE_NS;
+        uint64_t until = fp_now_ns() + patience;
+        do {
+            sched_yield();
+            frames = atomic_load_explicit(&log->frames, memory_order_relaxed);
+        } while (frames < wanted && fp_now_ns() < until);
+    }
+    log->group = frames - log->gathered;
+    log->gathered = frames;
+}
+
 /* By the flusher, without the lock. */
 static int write_until(fp_redo_log *log, uint64_t lsn)
 {
+    uint64_t begin = log->group > 1 ? fp_now_ns() : 0;
+    uint64_t end = atomic_load_explicit(&log->end, memory_order_acquire);
+    atomic_store_explicit(&log->group_end, end, memory_order_release);
     for (unsigned looks = 0; !is_durable(log, lsn);) {
         fp_rings_post(log);
         if (fp_rings_alive(log) < log->quorum)
@@ -142,6 +221,7 @@ static int write_until(fp_redo_log *log, uint64_t lsn)
         if (looks++ < LOOKS && !is_durable(log, lsn))
             sched_yield();
     }
+    log->round_ns = begin ? fp_now_ns() - begin : 0;
     return 0;
 }
 
@@ -152,11 +232,34 @@ static bool try_flusher(fp_redo_log *log)
                                                    memory_order_relaxed);
 }
 
+/* Those who wait for a round, by its number: of many who sleep only they are woken when it ends. */
+static uint32_t bits_of(uint32_t round) { return 1u << round % 32; }
+
+/* Whose frames were there when the round began has waited for this. Of the others one has to be the next flusher, who
+ * in turn wakes them; if the log has failed there is none. */
 static void leave_flusher(fp_redo_log *log)
 {
     atomic_store_explicit(&log->flushing, 0, memory_order_release);
-    atomic_fetch_add_explicit(&log->rounds, 1, memory_order_release);
-    fp_futex_wake_all(&log->rounds);
+    uint32_t round = atomic_fetch_add_explicit(&log->rounds, 1, memory_order_seq_cst);
+    if (!atomic_load_explicit(&log->sleepers, memory_order_seq_cst))
+        return;
+    bool failed = atomic_load_explicit(&log->failed, memory_order_relaxed);
+    fp_futex_wake_bits(&log->rounds, INT_MAX, failed ? UINT32_MAX : bits_of(round));
+    if (!failed)
+        fp_futex_wake_bits(&log->rounds, 1, bits_of(round + 1));
+}
+
+/* Until the round in which lsn is written, or the one before it, has ended. */
+static void wait_round(fp_redo_log *log, uint64_t lsn, uint32_t round)
+{
+    bool next = lsn > atomic_load_explicit(&log->group_end, memory_order_acquire);
+    uint32_t bits = bits_of(round + next);
+    atomic_fetch_add_explicit(&log->sleepers, 1, memory_order_seq_cst);
+    fp_futex_wait_bits(&log->rounds, round, bits);
+    atomic_fetch_sub_explicit(&log->sleepers, 1, memory_order_relaxed);
+    /* Woken to be a flusher, and not needed: the others of that round may be. */
+    if (next && is_durable(log, lsn))
+        fp_futex_wake_bits(&log->rounds, INT_MAX, bits);
 }
 
 /* By the flusher. */
@@ -178,7 +281,11 @@ void fp_redo_fail(fp_redo_log *log, int code)
 static void be_flusher(fp_redo_log *log, uint64_t lsn)
 {
     bool failed = atomic_load_explicit(&log->failed, memory_order_relaxed) != 0; /* meanwhile */
-    int rc = failed ? 0 : write_until(log, lsn);
+    int rc = 0;
+    if (!failed) {
+        gather(log);
+        rc = write_until(log, lsn);
+    }
     if (rc)
         fail(log, rc);
     leave_flusher(log);
@@ -197,7 +304,54 @@ int fp_redo_flush(fp_redo_log *log, uint64_t lsn)
         if (try_flusher(log))
             be_flusher(log, lsn);
         else
-            fp_futex_wait(&log->rounds, round, 0);
+            wait_round(log, lsn, round);
+    }
+}
+
+void fp_redo_hold(fp_redo_log *log)
+{
+    for (;;) {
+        uint32_t round = atomic_load_explicit(&log->rounds, memory_order_acquire);
+        if (try_flusher(log))
+            return;
+        atomic_fetch_add_explicit(&log->sleepers, 1, memory_order_seq_cst);
+        fp_futex_wait_bits(&log->rounds, round, UINT32_MAX);
+        atomic_fetch_sub_explicit(&log->sleepers, 1, memory_order_relaxed);
+    }
+}
+
+void fp_redo_release(fp_redo_log *log) { leave_flusher(log); }
+
+int fp_redo_write(fp_redo_log *log, uint64_t lsn) { return write_until(log, lsn); }
+
+void fp_redo_give_up(fp_redo_log *log, int code)
+{
+    if (!atomic_load_explicit(&log->failed, memory_order_relaxed))
+        fail(log, code);
+}
+
+static bool is_filled(const fp_redo_log *log)
+{
+    bool filled = true;
+    for (unsigned i = 0; i < log->ring_count; i++)
+        filled &= atomic_load_explicit(&log->rings[i].speaks, memory_order_acquire) ||
+                  atomic_load_explicit(&log->rings[i].lost, memory_order_relaxed);
+    return filled;
+}
+
+/* Whoever else is the flusher meanwhile fills them as well. */
+int fp_redo_fill(fp_redo_log *log)
+{
+    for (;;) {
+        int rc = fp_redo_failure(log);
+        if (rc || is_filled(log))
+            return rc;
+        fp_redo_hold(log);
+        fp_rings_post(log);
+        fp_rings_poll(log, 1);
+        if (fp_rings_alive(log) < log->quorum)
+            fp_redo_give_up(log, too_few(log));
+        fp_redo_release(log);
     }
 }
 
@@ -221,7 +375,7 @@ int fp_redo_flush_all(fp_redo_log *log)
 
 /* ---- opening --------------------------------------------------------------------------------- */
 
-static int register_mirror(fp_redo_log *log, unsigned node)
+int fp_redo_register(fp_redo_log *log, unsigned node)
 {
     farpool_pool *pool = log->partition->pool;
     unsigned transport = pool->nodes[node].transport;
@@ -231,16 +385,25 @@ static int register_mirror(fp_redo_log *log, unsigned node)
                            &log->mrs[transport]);
 }
 
+int fp_ring_check(const fp_redo_log *log, const fp_share *at)
+{
+    if (at->extent_bytes >= FP_RING_LOG_AT && (at->bytes - 1) / at->extent_bytes < at->count)
+        return 0;
+    return fp_error(FARPOOL_E_PROTO, "memory node %s: %u extents of %llu bytes for a ring of %llu",
+                    log->partition->pool->nodes[at->node].uri, at->count,
+                    (unsigned long long)at->extent_bytes, (unsigned long long)log->ring_bytes);
+}
+
 static int open_ring(fp_redo_log *log, const farpool_partition_options *options, const char *uri)
 {
     farpool_partition *partition = log->partition;
     fp_ring *ring = &log->rings[log->ring_count];
-    int rc = fp_remote_node(partition->pool, uri, partition->timeout_ms, &ring->node);
+    ring->at.bytes = FP_RING_LOG_AT + log->ring_bytes;
+    int rc = fp_remote_node(partition->pool, uri, partition->timeout_ms, &ring->at.node);
     if (!rc)
-        rc = register_mirror(log, ring->node);
+        rc = fp_redo_register(log, ring->at.node);
     if (!rc)
-        rc = fp_remote_grant(log->thread, partition, ring->node, FP_RING_LOG_AT + log->ring_bytes,
-                             &ring->extents, &ring->extent_count, &ring->extent_bytes);
+        rc = fp_remote_grant(log->thread, partition, fp_node_set_now(partition), 0, &ring->at);
     bool lost = options->recover && (rc == FARPOOL_E_NODE || rc == FARPOOL_E_TIMEOUT);
     atomic_init(&ring->lost, lost);
     if (rc && !lost)
@@ -248,13 +411,8 @@ static int open_ring(fp_redo_log *log, const farpool_partition_options *options,
     log->ring_count++;
     if (lost)
         return 0;
-    if (ring->extent_bytes < FP_RING_LOG_AT ||
-        (FP_RING_LOG_AT + log->ring_bytes - 1) / ring->extent_bytes >= ring->extent_count)
-        return fp_error(FARPOOL_E_PROTO,
-                        "memory node %s: %u extents of %llu bytes for a ring of %llu", uri,
-                        ring->extent_count, (unsigned long long)ring->extent_bytes,
-                        (unsigned long long)log->ring_bytes);
-    return 0;
+    FP_FAULT_POINT(RECOVER_RING_GRANTED);
+    return fp_ring_check(log, &ring->at);
 }
 
 int fp_redo_open(farpool_partition *partition, const farpool_partition_options *options,
@@ -264,6 +422,7 @@ int fp_redo_open(farpool_partition *partition, const farpool_partition_options *
     if (!log)
         return fp_error(FARPOOL_E_NOMEM, "opening a redo log: no memory for its structure");
     log->partition = partition;
+    log->epoch = options->epoch;
     log->ring_bytes = options->log_ring_bytes & ~(uint64_t)(FARPOOL_UNIT_BYTES - 1);
     log->quorum = options->log_quorum ? options->log_quorum : options->log_copies / 2 + 1;
     log->storage_quorum = options->storage_quorum;
@@ -305,7 +464,7 @@ void fp_redo_close(fp_redo_log *log)
     if (log->thread)
         fp_thread_free(log->thread);
     for (unsigned i = 0; i < FP_RINGS_MAX; i++)
-        free(log->rings[i].extents);
+        free(log->rings[i].at.extents);
     fp_remote_unregister(log->mrs);
     fp_mem_close(&log->mirror);
     pthread_mutex_destroy(&log->lock);

@@ -24,10 +24,8 @@
 enum { FP_RINGS_MAX = 7 };
 
 typedef struct fp_ring {
-    unsigned node; /* index in pool.nodes; this and the extents are immutable after open */
-    fp_rkey *extents;
-    uint32_t extent_count;
-    uint64_t extent_bytes;
+    fp_share
+        at; /* where it is; changed by who has the flusher's place and the keeper's rounds (reconfigure.c) */
     /* the flusher's: */
     uint64_t posted, acked; /* everything before these LSNs is on its way, or there */
     unsigned inflight;      /* WRITEs of the batch under way */
@@ -44,8 +42,9 @@ typedef struct fp_ring {
     /* the keeper's: */
     uint64_t told_start, told_durable; /* what its owner's line says */
     uint64_t told_slabs;               /* the version that it has */
-    uint64_t volume, spilled;          /* what its node's line says, if it has one */
-    bool spills;
+    uint64_t volume, spilled;          /* what its node's line says, if it has one, */
+    bool worthless;                    /* as this */
+    bool heard, spills;                /* the node's line was read; there is one */
 } fp_ring;
 
 typedef struct fp_redo_log {
@@ -61,17 +60,28 @@ typedef struct fp_redo_log {
     uint64_t own;   /* LSN behind the owner's first frame; written before anything is flushed */
     uint64_t first; /* LSN from which on there was log when it was opened */
     unsigned storage_quorum;
+    uint64_t fork,
+        fork_at; /* of slabs.lineage, for those who hold no lock: fp_lineage_number, fp_lineage_at */
     bool from_storage; /* storage nodes had to say what the log is: the slabs may be ahead of it */
-    fp_ring_slabs slabs;      /* which count; the keeper's, once it is open */
+    fp_ring_slabs
+        slabs; /* which count; written by the keeper under lock, read by it and under lock */
     struct fp_keeper *keeper; /* NULL while it is being opened */
 
     pthread_mutex_t lock; /* of those who append */
+    /* Of frames and lines. Written under lock by who has the flusher's place and the keeper's rounds; read with any. */
+    uint64_t epoch;
     _Atomic uint64_t end; /* written under lock; release: the frames before it are in the mirror */
     /* 1: somebody is the flusher, who owns thread and the rings. Taken by acquire, left by release; */
     _Atomic uint32_t flushing;
+    uint64_t gathered, group,
+        round_ns; /* the flusher's: frames when its last round began, how many were new then, how long it took */
     _Atomic uint32_t rounds; /* counts the times it was left: a futex for those who wait for that */
-    char reason[256];        /* why the log has failed: written by the flusher before */
-    _Atomic int failed;      /* 0 becomes the code, by release: nothing more will be durable */
+    _Atomic uint32_t
+        sleepers; /* on that; seq_cst with rounds: who counts after a flusher has looked sees the new round */
+    _Atomic uint64_t
+        group_end; /* written by the flusher (release): the log's end when its round began; a hint */
+    char reason[256];   /* why the log has failed: written by the flusher before */
+    _Atomic int failed; /* 0 becomes the code, by release: nothing more will be durable */
     /* written by the flusher; release: the frames before it are in w rings. Never falls. */
     _Atomic uint64_t durable;
     _Atomic uint64_t acked_all; /* " in all rings that are not lost */
@@ -110,6 +120,23 @@ void fp_redo_take_in(fp_redo_log *log, const void *bytes, uint64_t start, uint64
 void fp_redo_fail(fp_redo_log *log, int code);
 /* The code of that, with a sentence; 0: it has not failed. */
 int fp_redo_failure(const fp_redo_log *log) FARPOOL_MUST_CHECK;
+/* The flusher's place for whoever changes the rings: nobody writes to them, and nothing more becomes durable, until
+ * release. Waits. */
+void fp_redo_hold(fp_redo_log *log);
+void fp_redo_release(fp_redo_log *log);
+/* By who holds it: */
+/* All before lsn is in w rings. E_NODE: too few are left; the log has not failed of it. */
+int fp_redo_write(fp_redo_log *log, uint64_t lsn) FARPOOL_MUST_CHECK;
+/* From now on frames are of this epoch, and lines; its first frame is behind log->own. E_NOSPACE: nothing has changed. */
+int fp_redo_begin_epoch(fp_redo_log *log, uint64_t epoch) FARPOOL_MUST_CHECK;
+/* Nothing more will be durable, for the reason in farpool_errmsg(). */
+void fp_redo_give_up(fp_redo_log *log, int code);
+/* The log can be written to rings on this node. */
+int fp_redo_register(fp_redo_log *log, unsigned node) FARPOOL_MUST_CHECK;
+
+/* Returns when each ring has this owner's first frame, and with it all before, or is lost: then each counts. By anybody.
+ * An error: the log has failed. */
+int fp_redo_fill(fp_redo_log *log) FARPOOL_MUST_CHECK;
 /* If nobody is the flusher: starts and takes in what rings miss that nobody waits for. Waits up to timeout_ms for
  * something to come. By the keeper. */
 void fp_redo_nudge(fp_redo_log *log, int timeout_ms);
@@ -135,6 +162,8 @@ fp_net_op fp_ring_slabs_op(const fp_redo_log *log, const fp_ring *ring, enum fp_
 /* Where a READ puts it. */
 void *fp_ring_line(const fp_redo_log *log, const fp_ring *ring);
 
+/* Whether what a node has granted is enough for a ring. E_PROTO. */
+int fp_ring_check(const fp_redo_log *log, const fp_share *at) FARPOOL_MUST_CHECK;
 /* Starts a batch on each ring that has none under way and misses something. */
 void fp_rings_post(fp_redo_log *log);
 /* Takes completions in, waiting for one up to timeout_ms. Updates durable. */

@@ -21,6 +21,7 @@
 #include <string.h>
 
 #include "common/error.h"
+#include "common/faultpoint.h"
 #include "compute/io.h"
 #include "compute/redo_survey.h"
 #include "compute/remote.h"
@@ -60,30 +61,30 @@ static int wait_for(fp_redo_log *log, fp_io *io)
     return rc;
 }
 
-static int do_read(fp_redo_log *log, const fp_ring *ring, fp_net_op op, fp_io *io)
+static int transfer(fp_redo_log *log, const fp_ring *ring, fp_net_op op, fp_io *io)
 {
-    fp_conn *conn = log->thread->conns[ring->node];
+    fp_conn *conn = log->thread->conns[ring->at.node];
     int rc = conn ? fp_net_post(conn, &op, 1) : FARPOOL_E_CLOSED;
     if (!rc)
         return wait_for(log, io);
     fp_io_put(log->thread, io);
     if (rc == FARPOOL_E_CLOSED)
         rc = fp_error(FARPOOL_E_NODE, "memory node %s: the connection was lost",
-                      log->partition->pool->nodes[ring->node].uri);
+                      log->partition->pool->nodes[ring->at.node].uri);
     return rc;
 }
 
 static int read_more(fp_redo_log *log, unsigned index, fp_found_log *into)
 {
     const fp_ring *ring = &log->rings[index];
-    const fp_node *node = &log->partition->pool->nodes[ring->node];
+    const fp_node *node = &log->partition->pool->nodes[ring->at.node];
     uint64_t bytes = fp_ring_piece(log, ring, into->have, into->start + log->ring_bytes);
     bytes = bytes < READ_BYTES ? bytes : READ_BYTES;
     fp_io *io = fp_io_take_ring(log->thread, index, into->have + bytes);
     fp_net_op op = fp_ring_op(log, ring, FP_NET_READ, into->have, io);
     op.sge[0] =
         (fp_sge){fp_found_at(into, into->have), (uint32_t)bytes, into->mrs[node->transport]};
-    int rc = do_read(log, ring, op, io);
+    int rc = transfer(log, ring, op, io);
     into->have += rc ? 0 : bytes;
     return rc;
 }
@@ -122,7 +123,7 @@ static int read_line(fp_redo_log *log, unsigned index, fp_ring_owner *line)
     const fp_ring *ring = &log->rings[index];
     fp_io *io = fp_io_take_ring(log->thread, index, 0);
     fp_net_op op = fp_ring_line_op(log, ring, FP_NET_READ, FP_RING_OWNER_AT, NULL, io);
-    int rc = do_read(log, ring, op, io);
+    int rc = transfer(log, ring, op, io);
     if (rc)
         return rc;
     memcpy(line, fp_ring_line(log, ring), sizeof *line);
@@ -133,37 +134,60 @@ static int read_line(fp_redo_log *log, unsigned index, fp_ring_owner *line)
     return check_shape(log, line->shape);
 }
 
-/* Which slabs count, as this ring knows it. */
-static int read_slabs(fp_redo_log *log, unsigned index, fp_ring_slabs *newest)
+/* Which slabs count, as this ring knows it; both versions that are there. */
+static int read_slabs(fp_redo_log *log, unsigned index, fp_ring_slabs *newest, fp_ring_slabs *both)
 {
     const fp_ring *ring = &log->rings[index];
     for (uint64_t version = 0; version < 2; version++) {
         fp_io *io = fp_io_take_ring(log->thread, index, 0);
         fp_net_op op = fp_ring_slabs_op(log, ring, FP_NET_READ, version, io);
-        int rc = do_read(log, ring, op, io);
+        int rc = transfer(log, ring, op, io);
         if (rc)
             return rc;
-        fp_ring_slabs slabs;
-        memcpy(&slabs, op.sge[0].addr, sizeof slabs);
-        if (fp_ring_slabs_are_valid(&slabs, log->partition->id) &&
-            (slabs.epoch > newest->epoch ||
-             (slabs.epoch == newest->epoch && slabs.version > newest->version)))
-            *newest = slabs;
+        fp_ring_slabs *slabs = &both[version];
+        memcpy(slabs, op.sge[0].addr, sizeof *slabs);
+        if (!fp_ring_slabs_are_valid(slabs, log->partition->id))
+            *slabs = (fp_ring_slabs){0};
+        if (slabs->epoch > newest->epoch ||
+            (slabs->epoch == newest->epoch && slabs->version > newest->version))
+            *newest = *slabs;
     }
     return 0;
+}
+
+/* Slabs, with the lineage, are there before any frame of their owner. So those of the owner of the last frame are right, or
+ * of one before him. Of owners who came no further than to change their nodes there may be only later ones; these have
+ * made no fork. */
+static bool are_rather(const fp_ring_slabs *a, const fp_ring_slabs *b, uint64_t epoch)
+{
+    if ((a->epoch <= epoch) != (b->epoch <= epoch))
+        return a->epoch <= epoch;
+    return a->epoch != b->epoch ? a->epoch > b->epoch : a->version > b->version;
+}
+
+static void settle_lineage(fp_found_log *found, const fp_ring_slabs *both)
+{
+    const fp_ring_slabs *settled = NULL;
+    for (unsigned i = 0; i < 2; i++)
+        if (both[i].version && fp_lineage_number(&both[i].lineage) <= found->epoch &&
+            (!settled || are_rather(&both[i], settled, found->epoch)))
+            settled = &both[i];
+    found->lineage = settled ? settled->lineage : (fp_lineage){0};
 }
 
 static int read_ring(fp_redo_log *log, unsigned index, fp_found_log *into, fp_ring_slabs *slabs)
 {
     fp_ring_owner line;
+    fp_ring_slabs both[2];
     int rc = read_line(log, index, &line);
     if (!rc)
-        rc = read_slabs(log, index, slabs);
+        rc = read_slabs(log, index, slabs, both);
     if (rc)
         return rc;
     into->start = into->have = into->end = line.start;
     into->epoch = 0;
     into->line_epoch = line.epoch;
+    into->line_durable = line.durable;
     into->used = line.start > FP_REDO_LSN_FIRST;
     while (line.start) {
         int64_t len = next_frame(log, index, into);
@@ -178,6 +202,7 @@ static int read_ring(fp_redo_log *log, unsigned index, fp_found_log *into, fp_ri
         into->end += (uint64_t)len;
     }
     into->epoch = into->epoch ? into->epoch : line.epoch;
+    settle_lineage(into, both);
     return 0;
 }
 
@@ -295,7 +320,7 @@ static int judge_old(const fp_redo_log *log, const fp_survey *all)
 
 static int judge(const fp_redo_log *log, bool recover, const fp_survey *all)
 {
-    uint64_t last = all->found[all->best].epoch, epoch = log->partition->epoch;
+    uint64_t last = all->found[all->best].epoch, epoch = log->epoch;
     last = all->line_epoch > last ? all->line_epoch : last;
     int rc = recover ? judge_old(log, all) : judge_new(log, all);
     if (!rc && last >= epoch)
@@ -327,16 +352,64 @@ static int settle_slabs(fp_redo_log *log, const fp_survey *all)
         rc = fp_slab_renew(log->partition, &none);
     else if (all->slabs.version)
         rc = fp_slab_renew(log->partition, &all->slabs);
+    /* In the place of those of somebody who came to nothing: the others are the ones that tell the lineage. */
+    bool in_vain = all->slabs.epoch > all->found[all->best].epoch;
     log->slabs = (fp_ring_slabs){.partition = log->partition->id,
-                                 .epoch = log->partition->epoch,
-                                 .version = all->slabs.version + 1};
-    fp_slab_list(log->partition, &log->slabs);
+                                 .epoch = log->epoch,
+                                 .version = all->slabs.version + 1 + in_vain};
+    fp_slab_list(log->partition, fp_node_set_now(log->partition), &log->slabs);
+    log->slabs.lineage = all->found[all->best].lineage;
+    log->fork = fp_lineage_number(&log->slabs.lineage);
+    log->fork_at = fp_lineage_at(&log->slabs.lineage);
     log->slabs.trusted_from = all->slabs.trusted_from;
     if (any_is_gone(&all->slabs, &log->slabs) && all->start > log->slabs.trusted_from)
         log->slabs.trusted_from =
             all->start; /* what is not older than that has all redo behind it */
     fp_ring_slabs_seal(&log->slabs);
     return rc;
+}
+
+static int write_slabs(fp_redo_log *log, unsigned index)
+{
+    const fp_ring *ring = &log->rings[index];
+    fp_io *io = fp_io_take_ring(log->thread, index, 0);
+    fp_net_op op = fp_ring_slabs_op(log, ring, FP_NET_WRITE, log->slabs.version, io);
+    memcpy(op.sge[0].addr, &log->slabs, sizeof log->slabs);
+    return transfer(log, ring, op, io);
+}
+
+static int make_blank(fp_redo_log *log, unsigned index)
+{
+    const fp_ring *ring = &log->rings[index];
+    fp_ring_owner line;
+    fp_io *io = fp_io_take_ring(log->thread, index, 0);
+    fp_net_op op = fp_ring_line_op(log, ring, FP_NET_WRITE, FP_RING_OWNER_AT, &line, io);
+    line = (fp_ring_owner){0};
+    return transfer(log, ring, op, io);
+}
+
+/* To the rings: the slabs that count and the log's lineage, before any frame of ours. If it has just forked, a ring that is
+ * going to be overwritten is blank first: what it said was of the log before. */
+static int announce(fp_redo_log *log)
+{
+    for (unsigned i = 0; i < log->ring_count; i++) {
+        fp_ring *ring = &log->rings[i];
+        if (atomic_load_explicit(&ring->lost, memory_order_relaxed))
+            continue;
+        int rc = ring->blank && log->from_storage ? make_blank(log, i) : 0;
+        if (!rc)
+            rc = write_slabs(log, i);
+        if (rc)
+            atomic_store_explicit(&ring->lost, true, memory_order_relaxed);
+        FP_FAULT_POINT(RECOVER_ANNOUNCED);
+    }
+    return fp_rings_alive(log) >= log->quorum
+               ? 0
+               : fp_error(
+                     FARPOOL_E_NODE,
+                     "partition %llu: only %u of its %u log rings can be written; %u are needed",
+                     (unsigned long long)log->partition->id, fp_rings_alive(log), log->ring_count,
+                     log->quorum);
 }
 
 static int take_up(fp_redo_log *log, const fp_survey *all)
@@ -346,9 +419,18 @@ static int take_up(fp_redo_log *log, const fp_survey *all)
     fp_redo_take_in(log, fp_found_at(chosen, all->start), all->start, chosen->end);
     prepare_rings(log, all);
     int rc = settle_slabs(log, all);
+    FP_FAULT_POINT(RECOVER_SLABS_SETTLED);
+    if (!rc && (log->from_storage || all->telling))
+        rc = announce(log);
     if (!rc)
         rc = fp_redo_append(log, FP_REDO_OWNER, &nothing, &log->own);
-    return rc ? rc : fp_redo_flush(log, log->own);
+    FP_FAULT_POINT(RECOVER_OWN_FRAME);
+    if (!rc)
+        rc = fp_redo_flush(log, log->own);
+    FP_FAULT_POINT(RECOVER_OWN_DURABLE);
+    if (!rc && log->from_storage)
+        fp_redo_join_storage(log, all);
+    return rc;
 }
 
 int fp_redo_recover(fp_redo_log *log, enum farpool_recover recover)
@@ -364,6 +446,7 @@ int fp_redo_recover(fp_redo_log *log, enum farpool_recover recover)
         rc = fp_redo_consult_storage(log, &all);
     if (!rc)
         rc = judge(log, recover != FARPOOL_NEW, &all);
+    FP_FAULT_POINT(RECOVER_CHOSEN);
     if (!rc)
         rc = take_up(log, &all);
     close_found(&all.found[0]);

@@ -2,6 +2,7 @@
 /* One-sided WRITEs of the mirror to the rings. Everything here is the flusher's. */
 #include <string.h>
 
+#include "common/faultpoint.h"
 #include "compute/io.h"
 #include "compute/redo_log.h"
 #include "compute/remote.h"
@@ -13,19 +14,19 @@ uint64_t fp_ring_piece(const fp_redo_log *log, const fp_ring *ring, uint64_t lsn
     uint64_t at = lsn % log->ring_bytes;
     uint64_t bytes = upto - lsn;
     uint64_t to_end = log->ring_bytes - at;
-    uint64_t to_extent = ring->extent_bytes - (FP_RING_LOG_AT + at) % ring->extent_bytes;
+    uint64_t to_extent = ring->at.extent_bytes - (FP_RING_LOG_AT + at) % ring->at.extent_bytes;
     bytes = bytes < to_end ? bytes : to_end;
     return bytes < to_extent ? bytes : to_extent;
 }
 
 static fp_net_op make_op(const fp_ring *ring, enum fp_net_kind kind, uint64_t at, fp_io *io)
 {
-    const fp_rkey *extent = &ring->extents[at / ring->extent_bytes];
+    const fp_rkey *extent = &ring->at.extents[at / ring->at.extent_bytes];
     return (fp_net_op){
         .kind = kind,
         .cookie = (uintptr_t)io,
         .remote_key = extent->key,
-        .remote_addr = extent->addr + at % ring->extent_bytes,
+        .remote_addr = extent->addr + at % ring->at.extent_bytes,
         .sge_count = 1,
     };
 }
@@ -47,17 +48,18 @@ fp_net_op fp_ring_line_op(const fp_redo_log *log, const fp_ring *ring, enum fp_n
 {
     fp_net_op op = make_op(ring, kind, at, io);
     if (kind == FP_NET_READ) {
-        unsigned transport = log->partition->pool->nodes[ring->node].transport;
+        unsigned transport = log->partition->pool->nodes[ring->at.node].transport;
         op.sge[0] = (fp_sge){fp_ring_line(log, ring), FP_RING_LINE_BYTES, log->mrs[transport]};
         return op;
     }
     *line = (fp_ring_owner){
         .partition = log->partition->id,
-        .epoch = log->partition->epoch,
+        .epoch = log->epoch,
         .log_bytes = log->ring_bytes,
         .start = atomic_load_explicit(&log->start, memory_order_relaxed),
         .durable = atomic_load_explicit(&log->durable, memory_order_acquire),
         .shape = fp_redo_log_shape(log),
+        .fork = log->fork,
     };
     fp_ring_owner_seal(line);
     op.flags = FP_NET_INLINE;
@@ -68,7 +70,7 @@ fp_net_op fp_ring_line_op(const fp_redo_log *log, const fp_ring *ring, enum fp_n
 static fp_net_op make_write(const fp_redo_log *log, const fp_ring *ring, uint64_t lsn,
                             uint64_t bytes, fp_io *io)
 {
-    unsigned transport = log->partition->pool->nodes[ring->node].transport;
+    unsigned transport = log->partition->pool->nodes[ring->at.node].transport;
     fp_net_op op = fp_ring_op(log, ring, FP_NET_WRITE, lsn, io);
     bool is_inline = bytes <= FP_NET_INLINE_MAX;
     op.flags = is_inline ? FP_NET_INLINE : 0;
@@ -85,7 +87,7 @@ static unsigned slabs_at(uint64_t version)
 fp_net_op fp_ring_slabs_op(const fp_redo_log *log, const fp_ring *ring, enum fp_net_kind kind,
                            uint64_t version, fp_io *io)
 {
-    unsigned transport = log->partition->pool->nodes[ring->node].transport;
+    unsigned transport = log->partition->pool->nodes[ring->at.node].transport;
     char *copy = (char *)log->mirror.addr + log->ring_bytes + slabs_at(version);
     fp_net_op op = make_op(ring, kind, slabs_at(version), io);
     op.sge[0] = (fp_sge){copy, sizeof(fp_ring_slabs), log->mrs[transport]};
@@ -111,14 +113,20 @@ static void post_line(fp_redo_log *log, fp_ring *ring, unsigned index)
     fp_io *ios[2];
     if (thread->free_io_count < 2)
         return; /* every transfer is in use: when one is done */
+    pthread_mutex_lock(&log->lock);
+    fp_ring_slabs slabs = log->slabs;
+    pthread_mutex_unlock(&log->lock);
     ios[0] = fp_io_take_ring(thread, index, 0);
-    ops[0] = fp_ring_slabs_op(log, ring, FP_NET_WRITE, log->slabs.version, ios[0]);
-    memcpy(ops[0].sge[0].addr, &log->slabs, sizeof log->slabs); /* the same for each ring */
+    ops[0] = fp_ring_slabs_op(log, ring, FP_NET_WRITE, slabs.version, ios[0]);
+    ops[0].sge[0].addr =
+        (char *)ops[0].sge[0].addr + 2 * FP_RING_SLABS_BYTES; /* not the keeper's */
+    memcpy(ops[0].sge[0].addr, &slabs, sizeof slabs);         /* the same for each ring */
     ios[1] = fp_io_take_ring(thread, index, ring->posted);
     ops[1] = fp_ring_line_op(log, ring, FP_NET_WRITE, FP_RING_OWNER_AT, &line, ios[1]);
-    if (thread->conns[ring->node] && !fp_net_post(thread->conns[ring->node], ops, 2)) {
+    if (thread->conns[ring->at.node] && !fp_net_post(thread->conns[ring->at.node], ops, 2)) {
         ring->blank = false;
         ring->inflight = 2;
+        FP_FAULT_POINT(RECOVER_LINE_POSTED);
         return;
     }
     atomic_store_explicit(&ring->lost, true, memory_order_relaxed);
@@ -145,10 +153,11 @@ static void post(fp_redo_log *log, unsigned index, uint64_t end)
     }
     if (!n)
         return; /* every transfer is in use: when one is done */
-    if (thread->conns[ring->node] && !fp_net_post(thread->conns[ring->node], ops, n)) {
+    if (thread->conns[ring->at.node] && !fp_net_post(thread->conns[ring->at.node], ops, n)) {
         ring->posted = lsn;
         ring->inflight = n;
         atomic_fetch_add_explicit(&log->batches, 1, memory_order_relaxed);
+        FP_FAULT_POINT(LOG_POSTED);
         return;
     }
     /* Its connection has broken: a post can't fail otherwise. */
@@ -178,6 +187,7 @@ void fp_rings_post(fp_redo_log *log)
         else if (ring->posted < end)
             post(log, i, end);
     }
+    FP_FAULT_POINT(LOG_POSTED_ALL);
 }
 
 /* The LSN that at least w rings have reached which are not lost: their nodes may be gone. */
@@ -221,12 +231,14 @@ void fp_rings_poll(fp_redo_log *log, int timeout_ms)
         fp_io_put(thread, io);
     }
     for (unsigned i = 0; i < log->ring_count; i++) /* also if nothing was under way */
-        if (!thread->conns[log->rings[i].node])
+        if (!thread->conns[log->rings[i].at.node])
             atomic_store_explicit(&log->rings[i].lost, true, memory_order_relaxed);
     atomic_store_explicit(&log->acked_all, least_acked(log), memory_order_release);
     uint64_t durable = quorum_lsn(log);
-    if (durable > atomic_load_explicit(&log->durable, memory_order_relaxed))
+    if (durable > atomic_load_explicit(&log->durable, memory_order_relaxed)) {
+        FP_FAULT_POINT(LOG_DURABLE);
         atomic_store_explicit(&log->durable, durable, memory_order_release);
+    }
 }
 
 unsigned fp_rings_alive(const fp_redo_log *log)

@@ -1,65 +1,118 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The log as storage nodes have it, for a partition that has lost its rings. Each has a beginning of the same log, for
- * nothing is spilled that was not in a quorum of rings. So the longest is the log; where the others end the new rings'
- * log begins, if they hold as much, so that memory nodes can give them what they lack.
+ * The log as storage nodes have it, for a partition that has lost its rings. Of those of one lineage each has a beginning of
+ * the same log, for nothing is spilled that was not in a quorum of rings; so the longest of the latest fork that any has
+ * reached is the log. It forks where that ends, for one that is away may have more of it, which its rings still had. Where
+ * the others end the new rings' log begins, if they hold as much, so that memory nodes can give them what they lack.
+ *
+ * Why it has all that was stored: what counts as stored is on storage_quorum volumes that have reached the last fork, one of
+ * which is among those asked. Who has reached a later fork has it too, for whoever made that fork has seen it so (the
+ * argument is that of Viewstamped Replication for log views). docs/redo.md, Forks.
  */
 #include <string.h>
 
 #include "common/error.h"
+#include "common/faultpoint.h"
+#include "common/log.h"
 #include "compute/redo_survey.h"
 #include "compute/storage.h"
 
 typedef struct stored_logs {
-    unsigned answers, longest; /* longest: index of the node */
-    fp_stored_log log;         /* that it has; durable 0: nobody has any */
-    uint64_t shortest;         /* durable end */
+    unsigned answers, strangers, best;          /* best: index of the node */
+    fp_stored_log log;                          /* that it has; durable 0: nobody has any */
+    uint64_t promised;                          /* epoch, the highest */
+    uint32_t told;                              /* bit i: node i has some, */
+    fp_stored_log each[FP_PARTITION_NODES_MAX]; /* this */
 } stored_logs;
 
-static int too_few(const farpool_partition *partition, unsigned answers, unsigned needed)
+static uint64_t fork_of(const fp_stored_log *found)
 {
-    return fp_error(FARPOOL_E_NODE,
-                    "partition %llu: only %u of its %u storage nodes can be reached; %u are needed "
-                    "to be sure of what is on stable media",
-                    (unsigned long long)partition->id, answers, partition->storage_count, needed);
+    return fp_lineage_reached(&found->lineage, found->durable);
 }
 
-/* from 0: only looks. Otherwise nothing of earlier owners is appended from there on. */
+/* Whether a has more than b of the later fork. */
+static bool has_more(const fp_stored_log *a, const fp_stored_log *b)
+{
+    return fork_of(a) != fork_of(b) ? fork_of(a) > fork_of(b) : a->durable > b->durable;
+}
+
+static int too_few(const farpool_partition *partition, const stored_logs *logs, unsigned needed)
+{
+    return fp_error(FARPOOL_E_NODE,
+                    "partition %llu: only %u of its %u storage nodes say what they have of it, and "
+                    "%u know nothing of it: start the others, or wait until these have been "
+                    "refilled; %u are needed to be sure of what is on stable media",
+                    (unsigned long long)partition->id, logs->answers, fp_storage_count(partition),
+                    logs->strangers, needed);
+}
+
+/* from 0: only looks. Otherwise nothing of earlier owners is appended from there on. A node that knows nothing of a
+ * partition whose log others have may have lost its volume: it proves nothing. */
 static int ask_all(fp_redo_log *log, uint64_t from, stored_logs *logs)
 {
     farpool_partition *partition = log->partition;
-    unsigned needed = partition->storage_count - log->storage_quorum + 1;
+    unsigned needed = fp_storage_count(partition) - log->storage_quorum + 1;
     *logs = (stored_logs){0};
-    for (unsigned i = 0; i < partition->storage_count; i++) {
+    for (unsigned i = 0; i < fp_storage_count(partition); i++) {
         fp_stored_log found;
         int rc = from ? fp_storage_fence(log->thread, partition, i, from, &found)
                       : fp_storage_ask(log->thread, partition, i, &found);
-        logs->answers += !rc || rc == FARPOOL_E_NOTFOUND;
+        if (from)
+            FP_FAULT_POINT(STORED_FENCED);
+        logs->answers += !rc;
+        logs->strangers += rc == FARPOOL_E_NOTFOUND;
         if (rc == FARPOOL_E_FENCED)
             return rc;
         if (rc)
             continue;
-        if (found.durable > logs->log.durable) {
+        if (!logs->log.durable || has_more(&found, &logs->log)) {
             logs->log = found;
-            logs->longest = i;
+            logs->best = i;
         }
-        if (!logs->shortest || found.durable < logs->shortest)
-            logs->shortest = found.durable;
+        logs->promised = found.epoch > logs->promised ? found.epoch : logs->promised;
+        logs->told |= 1u << i;
+        logs->each[i] = found;
     }
-    return logs->answers >= needed ? 0 : too_few(partition, logs->answers, needed);
+    if (!logs->log.durable)
+        logs->answers += logs->strangers;
+    return logs->answers >= needed ? 0 : too_few(partition, logs, needed);
 }
 
-/* Nothing of earlier owners is appended behind what the longest has, or a ring (then up to `least`); those that have less
- * may still get it, from the new rings. If any has got more before it has promised that, it is that. */
-static int fence_all(fp_redo_log *log, uint64_t least, stored_logs *logs)
+/* What of the ring's log is to be compared with the storage nodes': if these have heard of a later owner, its end may have
+ * been left out by him, but not what it knows to be durable. */
+static void trust_ring(fp_redo_log *log, fp_survey *all, uint64_t promised)
+{
+    fp_found_log *ring = &all->found[all->best];
+    if (promised <= ring->epoch || ring->end <= ring->line_durable || !ring->line_durable)
+        return;
+    ring->end = ring->line_durable;
+    for (unsigned i = 0; i < log->ring_count; i++)
+        if (log->rings[i].posted > ring->end)
+            log->rings[i].posted = ring->end;
+}
+
+static bool ring_is_better(const fp_survey *all, const fp_stored_log *stored)
+{
+    const fp_found_log *ring = &all->found[all->best];
+    const fp_stored_log as_stored = {.durable = ring->end, .lineage = ring->lineage};
+    return all->telling && !has_more(stored, &as_stored);
+}
+
+static uint64_t end_of(const fp_survey *all, const fp_stored_log *stored)
+{
+    return ring_is_better(all, stored) ? all->found[all->best].end : stored->durable;
+}
+
+/* Nothing of earlier owners is appended behind where the log ends, which is better after that than before if any has got
+ * more of it before it has promised that. Those that have less may still get it, from the new rings. */
+static int fence_all(fp_redo_log *log, fp_survey *all, stored_logs *logs)
 {
     int rc = ask_all(log, 0, logs);
-    uint64_t end = 0;
-    while (!rc && (!end || logs->log.durable > end)) {
-        end = logs->log.durable > least ? logs->log.durable : least;
-        if (!logs->log.durable)
-            break;
-        rc = ask_all(log, end, logs);
+    if (!rc && logs->log.durable)
+        trust_ring(log, all, logs->promised);
+    for (fp_stored_log before = {0}; !rc && logs->log.durable && has_more(&logs->log, &before);) {
+        before = logs->log;
+        rc = ask_all(log, end_of(all, &before), logs);
     }
     return rc;
 }
@@ -86,38 +139,92 @@ static int check_frames(const fp_redo_log *log, fp_found_log *found)
     return 0;
 }
 
-int fp_redo_consult_storage(fp_redo_log *log, fp_survey *all)
+/* Where the shortest ends of those that the new rings can give all they lack: beginnings of the log, of which not more than
+ * half a ring is missing that is still to be had. Those that have less need another copy in any case. */
+static uint64_t begin_of_rings(const fp_redo_log *log, const stored_logs *logs,
+                               const fp_lineage *lineage)
 {
-    const fp_found_log *best = &all->found[all->best];
-    unsigned needed = log->ring_count - log->quorum + 1;
-    stored_logs logs = {0};
-    if (all->telling >= needed)
-        return 0;
-    int rc = fence_all(log, all->telling ? best->end : 0, &logs);
-    if (rc || !logs.log.durable)
-        return rc;
-    all->used = true;
-    log->from_storage = true;
-    if (all->telling && best->end >= logs.log.durable) {
-        all->telling = needed;
-        return 0;
+    uint64_t begin = logs->log.durable;
+    for (unsigned i = 0; i < fp_storage_count(log->partition); i++) {
+        const fp_stored_log *one = &logs->each[i];
+        if ((logs->told >> i & 1) && one->durable < begin && one->durable >= logs->log.start &&
+            logs->log.durable - one->durable <= log->ring_bytes / 2 &&
+            fp_lineage_leads_to(&one->lineage, one->durable, lineage))
+            begin = one->durable;
     }
+    return begin;
+}
+
+/* The log forks where it ends. */
+static int fork_at(const fp_redo_log *log, uint64_t end, fp_lineage *lineage)
+{
+    if (fp_lineage_number(lineage) >= log->epoch)
+        return fp_error(FARPOOL_E_FENCED,
+                        "partition %llu: it has been recovered from storage nodes under epoch %llu "
+                        "already; %llu is not higher",
+                        (unsigned long long)log->partition->id,
+                        (unsigned long long)fp_lineage_number(lineage),
+                        (unsigned long long)log->epoch);
+    fp_lineage_fork(lineage, end, log->epoch);
+    return 0;
+}
+
+/* The best log of the storage nodes becomes the best that was found. */
+static int take_stored(fp_redo_log *log, const stored_logs *logs, fp_survey *all)
+{
     fp_found_log *found = &all->found[!all->best];
-    uint64_t from = logs.shortest;
-    if (from < logs.log.start || logs.log.durable - from > log->ring_bytes / 2)
-        from = logs.log.durable;
+    found->lineage = logs->log.lineage;
+    int rc = fork_at(log, logs->log.durable, &found->lineage);
+    if (rc)
+        return rc;
+    uint64_t from = begin_of_rings(log, logs, &found->lineage);
     found->start = from;
-    found->have = logs.log.durable;
-    rc = fp_storage_read_log(log->thread, log->partition, logs.longest, from, found->have,
+    found->have = logs->log.durable;
+    rc = fp_storage_read_log(log->thread, log->partition, logs->best,
+                             fp_lineage_number(&logs->log.lineage), from, found->have,
                              found->mem.addr);
     if (!rc)
         rc = check_frames(log, found);
     if (rc)
         return rc;
+    FP_FAULT_POINT(STORED_READ);
     all->best = !all->best;
     all->start = from;
-    all->telling = needed;
     for (unsigned i = 0; i < log->ring_count; i++)
         log->rings[i].posted = 0;
     return 0;
+}
+
+int fp_redo_consult_storage(fp_redo_log *log, fp_survey *all)
+{
+    unsigned needed = log->ring_count - log->quorum + 1;
+    stored_logs logs = {0};
+    if (all->telling >= needed)
+        return 0;
+    int rc = fence_all(log, all, &logs);
+    if (rc || !logs.log.durable)
+        return rc;
+    FP_FAULT_POINT(STORED_AGREED);
+    fp_found_log *ring = &all->found[all->best];
+    if (ring_is_better(all, &logs.log))
+        rc = fork_at(log, ring->end, &ring->lineage);
+    else
+        rc = take_stored(log, &logs, all);
+    if (rc)
+        return rc;
+    all->used = true;
+    all->telling = needed;
+    all->joining = logs.told;
+    log->from_storage = true;
+    return 0;
+}
+
+void fp_redo_join_storage(fp_redo_log *log, const fp_survey *all)
+{
+    fp_stored_log found;
+    for (unsigned i = 0; i < fp_storage_count(log->partition); i++)
+        if ((all->joining >> i & 1) &&
+            fp_storage_join(log->thread, log->partition, i, &log->slabs.lineage, &found))
+            fp_log(FP_LOG_DEBUG, "partition %llu: not told of its fork: %s",
+                   (unsigned long long)log->partition->id, farpool_errmsg());
 }

@@ -13,8 +13,9 @@ typedef struct fp_found_log {
     uint64_t have;  /* read so far, as an LSN */
     uint64_t end;   /* of what is valid */
     uint64_t epoch; /* of the last frame, without any of the owner's line; 0: the ring is blank */
-    uint64_t line_epoch;
-    bool used; /* there are others than owners' first frames, or were */
+    uint64_t line_epoch, line_durable;
+    fp_lineage lineage; /* of that log */
+    bool used;          /* there are others than owners' first frames, or were */
 } fp_found_log;
 
 /* What all rings have. */
@@ -26,6 +27,8 @@ typedef struct fp_survey {
     uint64_t line_epoch; /* the highest */
     bool used;           /* any ring has commits */
     fp_ring_slabs slabs; /* the newest; version 0: there are none */
+    uint32_t
+        joining; /* bit i: storage node i has told what it has; it is to go on with the log chosen */
 } fp_survey;
 
 static inline uint8_t *fp_found_at(const fp_found_log *found, uint64_t lsn)
@@ -33,10 +36,13 @@ static inline uint8_t *fp_found_at(const fp_found_log *found, uint64_t lsn)
     return (uint8_t *)found->mem.addr + (lsn - found->start);
 }
 
-/* If what the rings tell is not enough, or less than what the storage nodes have: the log of these, as the best that
- * was found; then no ring has anything of it. They append nothing of earlier owners any more, and log->from_storage is
+/* If what the rings tell is not enough: the log that they have, or that of the storage nodes, whichever has more of the later
+ * fork, as the best that was found; it forks where it ends. Of the storage nodes' no ring has anything. They append nothing of earlier owners any more, and log->from_storage is
  * set, also if a ring that is left has more: slabs have what was durable in rings that are not. E_NODE: too few storage
  * nodes can be reached to be sure of what is on stable media. */
 int fp_redo_consult_storage(fp_redo_log *log, fp_survey *all) FARPOOL_MUST_CHECK;
+/* The log is in w rings now: the storage nodes that were asked go on with it. Who does not hear of it here hears it from
+ * whoever spills a ring. */
+void fp_redo_join_storage(fp_redo_log *log, const fp_survey *all);
 
 #endif

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * A fault needs, in this order: a transport (one per scheme and pool, with the pool's memory registered),
- * a poller (per thread and transport), a connection (per thread and node) that has said HELLO, and for
- * each partition an ATTACH, after which the node lets the connection use the slab's extents.
+ * a poller (per thread and transport), a connection (per thread and node) that has come through the
+ * handshake, and for each partition an ATTACH, after which the node lets the connection use the slab's extents.
  *
  * When a connection breaks, its transfers complete with an error. It is closed, and the thread's next
  * transfer to that node connects again. After a failed attempt one thread at a time tries, RETRY_AFTER_NS
@@ -17,6 +17,7 @@
 #include <string.h>
 
 #include "common/error.h"
+#include "common/greet.h"
 #include "compute/slab.h"
 
 enum { RETRY_AFTER_NS = 1000000000, EVENTS = 64 };
@@ -130,7 +131,7 @@ static void close_conn(fp_thread *thread, fp_conn *conn)
             continue;
         thread->conns[n] = NULL;
         for (unsigned p = 0; p < FP_PARTITIONS_MAX; p++)
-            thread->attached[p].nodes &= ~(1u << n);
+            thread->attached[p].nodes &= ~(1ull << n);
     }
     fp_net_conn_close(conn);
 }
@@ -197,19 +198,15 @@ int fp_remote_send(fp_thread *thread, unsigned node, const fp_net_op *ops, size_
                     thread->pool->nodes[node].uri);
 }
 
-/* Sends msg and waits for the answer, which replaces it. An answer of type ERROR becomes its code. E_CLOSED: nothing
- * was sent. */
-static int request(fp_thread *thread, unsigned node, unsigned timeout_ms, fp_msg *msg,
-                   enum fp_msg_type expected)
+/* Sends msg and waits for the answer, of whatever type, which replaces it. E_CLOSED: nothing was sent. */
+static int exchange(fp_thread *thread, unsigned node, unsigned timeout_ms, fp_msg *msg)
 {
     uint8_t buffer[FP_NET_MESSAGE_MAX];
     const char *peer = thread->pool->nodes[node].uri;
     const fp_net *net = thread->pool->transports[thread->pool->nodes[node].transport].net;
     msg->request = ++thread->request;
     msg->use = thread->use;
-    fp_net_op op = {.kind = FP_NET_SEND, .sge_count = 1};
-    op.sge[0] =
-        (fp_sge){.addr = buffer, .len = (uint32_t)fp_wire_encode(msg, buffer, sizeof buffer)};
+    fp_net_op op = fp_net_message(buffer, fp_wire_encode(msg, buffer, sizeof buffer));
     int rc = fp_remote_send(thread, node, &op, 1);
     if (rc)
         return rc;
@@ -222,8 +219,17 @@ static int request(fp_thread *thread, unsigned node, unsigned timeout_ms, fp_msg
     thread->reply = NULL;
     if (!thread->replied)
         return fp_error(FARPOOL_E_TIMEOUT, "node %s: no answer within %u ms", peer, timeout_ms);
-    if (thread->reply_status)
-        return thread->reply_status;
+    return thread->reply_status;
+}
+
+/* The same for an answer of one type. One of type ERROR becomes its code. */
+static int request(fp_thread *thread, unsigned node, unsigned timeout_ms, fp_msg *msg,
+                   enum fp_msg_type expected)
+{
+    const char *peer = thread->pool->nodes[node].uri;
+    int rc = exchange(thread, node, timeout_ms, msg);
+    if (rc)
+        return rc;
     if (msg->type == FP_MSG_ERROR)
         return fp_error(msg->code < 0 ? msg->code : FARPOOL_E_PROTO, "node %s: %s", peer,
                         msg->text);
@@ -236,12 +242,21 @@ static int request(fp_thread *thread, unsigned node, unsigned timeout_ms, fp_msg
 static int say_hello(fp_thread *thread, unsigned index, unsigned timeout_ms)
 {
     fp_node *node = &thread->pool->nodes[index];
+    const fp_auth *auth = thread->pool->net_options.auth;
+    fp_greet greet;
     fp_msg *msg = calloc(1, sizeof *msg);
     if (!msg)
         return fp_error(FARPOOL_E_NOMEM, "connecting to %s: no memory", node->uri);
-    msg->type = FP_MSG_HELLO;
-    snprintf(msg->text, sizeof msg->text, "%s", thread->pool->name);
-    int rc = request(thread, index, timeout_ms, msg, FP_MSG_HELLO_OK);
+    int rc = fp_greet_begin(&greet, auth, thread->pool->name, msg);
+    rc = rc ? rc : 1;
+    while (rc > 0) {
+        rc = exchange(thread, index, timeout_ms, msg);
+        if (rc)
+            break;
+        rc = fp_greet_take(&greet, msg);
+        if (rc < 0)
+            fp_error(rc, "node %s: %s", node->uri, farpool_errmsg());
+    }
     if (!rc)
         thread->boots[index] = msg->boot_id;
     free(msg);
@@ -276,6 +291,9 @@ static int connect_node(fp_thread *thread, unsigned index, unsigned timeout_ms)
         rc = fp_net_connect(thread->pollers[node->transport], node->uri, &conn);
     if (!rc) {
         thread->conns[index] = conn;
+        pthread_mutex_lock(&pool->lock);
+        thread->connected[index] = pool->next_set_serial;
+        pthread_mutex_unlock(&pool->lock);
         rc = say_hello(thread, index, timeout_ms);
         if (rc && thread->conns[index]) /* not closed by an event meanwhile */
             close_conn(thread, conn);
@@ -297,24 +315,43 @@ int fp_remote_ask(fp_thread *thread, unsigned node, unsigned timeout_ms, fp_msg 
     return node_error(rc);
 }
 
+int fp_remote_connect(fp_thread *thread, unsigned index, unsigned timeout_ms)
+{
+    if (thread->conns[index])
+        return 0;
+    atomic_store_explicit(&thread->pool->nodes[index].down_until_ns, 0, memory_order_relaxed);
+    return node_error(connect_node(thread, index, timeout_ms));
+}
+
+/* What is asked of a node for a partition. */
+typedef struct node_ask {
+    farpool_partition *partition;
+    fp_node_set *set;
+    unsigned node;
+    fp_msg *msg;
+} node_ask;
+
 /* GRANT, or ATTACH, then ATTACH again for the rest of a long list. With extents NULL the list is only
  * walked, so that the node shares all of them with this connection. */
-static int walk_extents(fp_thread *thread, farpool_partition *partition, unsigned node, fp_msg *msg,
-                        fp_rkey **extents)
+static int walk_extents(fp_thread *thread, const node_ask *ask, fp_rkey **extents)
 {
+    farpool_partition *partition = ask->partition;
+    fp_msg *msg = ask->msg;
+    uint64_t held = msg->held;
     uint32_t seen = 0;
     do {
         msg->partition = partition->id;
-        msg->epoch = partition->epoch;
+        msg->epoch = ask->set->epoch;
         msg->first = seen;
-        int rc = request(thread, node, partition->timeout_ms, msg, FP_MSG_EXTENTS);
+        msg->held = held;
+        int rc = request(thread, ask->node, partition->timeout_ms, msg, FP_MSG_EXTENTS);
         if (rc)
             return rc;
         if (msg->first != seen || !msg->count || msg->count > msg->total - seen ||
             msg->total > (1u << 24))
             return fp_error(
                 FARPOOL_E_PROTO, "memory node %s: extents %u+%u of %u where %u was asked",
-                partition->pool->nodes[node].uri, msg->first, msg->count, msg->total, seen);
+                partition->pool->nodes[ask->node].uri, msg->first, msg->count, msg->total, seen);
         if (extents) {
             fp_rkey *grown = realloc(*extents, msg->total * sizeof **extents);
             if (!grown)
@@ -325,16 +362,25 @@ static int walk_extents(fp_thread *thread, farpool_partition *partition, unsigne
         seen += msg->count;
         msg->type = FP_MSG_ATTACH;
     } while (seen < msg->total);
-    if (thread->conns[node]) /* it may have broken right behind the answer */
-        thread->attached[partition->index].nodes |= 1u << node;
+    if (thread->conns[ask->node]) /* it may have broken right behind the answer */
+        thread->attached[partition->index].nodes |= 1ull << ask->node;
     return 0;
 }
 
-static int attach(fp_thread *thread, farpool_partition *partition, unsigned node,
-                  enum fp_msg_type type, uint64_t bytes, fp_msg *msg, fp_rkey **extents)
+static int forgotten(const node_ask *ask)
 {
-    if (thread->attached[partition->index].serial != partition->serial) {
-        thread->attached[partition->index].serial = partition->serial;
+    fp_slab_retire(ask->partition, ask->set, ask->node);
+    return fp_error(FARPOOL_E_NODE, "memory node %s was restarted and has lost the pages it held",
+                    ask->partition->pool->nodes[ask->node].uri);
+}
+
+static int attach(fp_thread *thread, const node_ask *ask, enum fp_msg_type type, fp_rkey **extents)
+{
+    farpool_partition *partition = ask->partition;
+    fp_node_set *set = ask->set;
+    unsigned node = ask->node;
+    if (thread->attached[partition->index].serial != set->serial) {
+        thread->attached[partition->index].serial = set->serial;
         thread->attached[partition->index].nodes = 0;
     }
     if (!thread->conns[node]) {
@@ -345,69 +391,80 @@ static int attach(fp_thread *thread, farpool_partition *partition, unsigned node
     if (type == FP_MSG_ATTACH && (thread->attached[partition->index].nodes >> node & 1))
         return 0;
     /* The slab's GRANT comes first, and a ring must not hide that the node has forgotten it since. */
-    if (type == FP_MSG_GRANT && (thread->use == FP_USE_SLAB || !partition->boots[node]))
-        partition->boots[node] = thread->boots[node];
-    else if (partition->boots[node] != thread->boots[node]) {
-        fp_slab_retire(partition, node);
-        return fp_error(FARPOOL_E_NODE,
-                        "memory node %s was restarted and has lost the pages it held",
-                        partition->pool->nodes[node].uri);
-    }
-    msg->type = type;
-    msg->bytes = bytes;
-    return walk_extents(thread, partition, node, msg, extents);
+    if (type == FP_MSG_GRANT && (thread->use == FP_USE_SLAB || !set->boots[node]))
+        set->boots[node] = thread->boots[node];
+    bool is_other = set->boots[node] != thread->boots[node];
+    bool is_newer = thread->connected[node] >= set->serial;
+    if (is_other && (is_newer || type == FP_MSG_GRANT))
+        return forgotten(ask);
+    ask->msg->type = type;
+    int rc = walk_extents(thread, ask, extents);
+    /* The connection may be older than the set, and the node that it led to gone: then it ends, and the next one tells. */
+    if (is_other && rc)
+        return thread->conns[node] ? forgotten(ask) : FARPOOL_E_CLOSED;
+    return rc;
 }
 
-int fp_remote_grant(fp_thread *thread, farpool_partition *partition, unsigned node, uint64_t bytes,
-                    fp_rkey **extents, uint32_t *count, uint64_t *extent_bytes)
+int fp_remote_grant(fp_thread *thread, farpool_partition *partition, fp_node_set *set,
+                    uint64_t held, fp_share *share)
 {
-    *extents = NULL;
-    fp_msg *msg = calloc(1, sizeof *msg);
-    if (!msg)
+    share->extents = NULL;
+    node_ask ask = {partition, set, share->node, calloc(1, sizeof *ask.msg)};
+    if (!ask.msg)
         return fp_error(FARPOOL_E_NOMEM, "opening partition: no memory for a message");
-    int rc = attach(thread, partition, node, FP_MSG_GRANT, bytes, msg, extents);
-    if (rc == FARPOOL_E_CLOSED && msg->type == FP_MSG_GRANT) /* not sent */
-        rc = attach(thread, partition, node, FP_MSG_GRANT, bytes, msg, extents);
-    *count = msg->total;
-    *extent_bytes = msg->extent_bytes;
-    free(msg);
+    /* A connection that was idle may have been cut off with another partition, or this one's owner before, and a GRANT
+     * that was sent is not sent again. */
+    fp_remote_poll(thread, 0);
+    int rc = FARPOOL_E_CLOSED;
+    for (int tries = 0; rc == FARPOOL_E_CLOSED && tries < 2; tries++) {
+        ask.msg->bytes = share->bytes;
+        ask.msg->held = held;
+        rc = attach(thread, &ask, FP_MSG_GRANT, &share->extents);
+        if (ask.msg->type == FP_MSG_ATTACH)
+            break; /* it was sent */
+    }
+    share->count = ask.msg->total;
+    share->extent_bytes = ask.msg->extent_bytes;
+    free(ask.msg);
     if (rc) {
-        free(*extents);
-        *extents = NULL;
+        free(share->extents);
+        share->extents = NULL;
     }
     return node_error(rc);
 }
 
-int fp_remote_release(fp_thread *thread, farpool_partition *partition, unsigned node)
+int fp_remote_release(fp_thread *thread, farpool_partition *partition, fp_node_set *set,
+                      unsigned node)
 {
     fp_msg *msg = calloc(1, sizeof *msg);
     if (!msg)
         return fp_error(FARPOOL_E_NOMEM, "closing partition: no memory for a message");
     int rc = FARPOOL_E_CLOSED;
     for (int tries = 0; rc == FARPOOL_E_CLOSED && tries < 2; tries++) {
-        rc = attach(thread, partition, node, FP_MSG_ATTACH, 0, msg, NULL);
+        rc = attach(thread, &(node_ask){partition, set, node, msg}, FP_MSG_ATTACH, NULL);
         if (rc)
             continue;
         msg->type = FP_MSG_RELEASE;
         msg->partition = partition->id;
-        msg->epoch = partition->epoch;
+        msg->epoch = set->epoch;
         rc = request(thread, node, partition->timeout_ms, msg, FP_MSG_RELEASE_OK);
     }
-    thread->attached[partition->index].nodes &= ~(1u << node);
+    thread->attached[partition->index].nodes &= ~(1ull << node);
     free(msg);
     return node_error(rc);
 }
 
-int fp_remote_ready(fp_thread *thread, farpool_partition *partition, unsigned node)
+int fp_remote_ready(fp_thread *thread, farpool_partition *partition, fp_node_set *set,
+                    unsigned node)
 {
-    if (__builtin_expect(thread->attached[partition->index].serial == partition->serial &&
+    if (__builtin_expect(thread->attached[partition->index].serial == set->serial &&
                              (thread->attached[partition->index].nodes >> node & 1),
                          1))
         return 0;
     fp_msg *msg = calloc(1, sizeof *msg);
     if (!msg)
         return fp_error(FARPOOL_E_NOMEM, "connecting: no memory for a message");
-    int rc = attach(thread, partition, node, FP_MSG_ATTACH, 0, msg, NULL);
+    int rc = attach(thread, &(node_ask){partition, set, node, msg}, FP_MSG_ATTACH, NULL);
     free(msg);
     if (rc == FARPOOL_E_NOTFOUND) /* which to our callers means that there is no such page */
         rc = fp_error(FARPOOL_E_FENCED,

@@ -7,24 +7,27 @@
 #ifndef FP_COMPUTE_REMOTE_H
 #define FP_COMPUTE_REMOTE_H
 
-#include "compute/pool.h"
+#include "compute/node_set.h"
 
 /* The pool's number for a memory node, opening its transport if it is the first of its kind. Blocks. */
 int fp_remote_node(farpool_pool *pool, const char *uri, unsigned timeout_ms,
                    unsigned *node) FARPOOL_MUST_CHECK;
 
-/* Asks the node for its share of the partition's slab. *count extents of *extent_bytes are put to
- * *extents, which the caller frees. Blocks. */
-int fp_remote_grant(fp_thread *thread, farpool_partition *partition, unsigned node, uint64_t bytes,
-                    fp_rkey **extents, uint32_t *count, uint64_t *extent_bytes) FARPOOL_MUST_CHECK;
+/* Connects, also if that has failed just now, and learns the node's boot id. Blocks. */
+int fp_remote_connect(fp_thread *thread, unsigned node, unsigned timeout_ms) FARPOOL_MUST_CHECK;
 
-/* Gives the node's share back. Blocks. */
-int fp_remote_release(fp_thread *thread, farpool_partition *partition,
+/* Asks share->node for share->bytes of memory, of the thread's use, under the set's epoch. share->extents, which the
+ * caller frees, and the other fields say what came. held: see FP_MSG_GRANT. Blocks. */
+int fp_remote_grant(fp_thread *thread, farpool_partition *partition, fp_node_set *set,
+                    uint64_t held, fp_share *share) FARPOOL_MUST_CHECK;
+
+/* Gives what the node has granted under the set's epoch for the thread's use back. Blocks. */
+int fp_remote_release(fp_thread *thread, farpool_partition *partition, fp_node_set *set,
                       unsigned node) FARPOOL_MUST_CHECK;
 
-/* The connection to a node, on which the partition's memory may be used. May block to connect. E_CLOSED:
+/* The connection to a node, on which the partition's memory may be used as the set says. May block to connect. E_CLOSED:
  * it broke meanwhile; once more may help. */
-int fp_remote_ready(fp_thread *thread, farpool_partition *partition,
+int fp_remote_ready(fp_thread *thread, farpool_partition *partition, fp_node_set *set,
                     unsigned node) FARPOOL_MUST_CHECK;
 /* Sends a request and waits for the answer, of the type expected, which replaces it; connects if need be. What the
  * node refuses has its code. Blocks. */

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "compute/space.h"
 
+#include <sched.h>
+
 #include "common/error.h"
 #include "compute/page.h"
 #include "compute/recovery.h"
@@ -31,6 +33,24 @@ static int make_map(farpool_partition *partition, farpool_pid pid)
     return 0;
 }
 
+/* Units of a group are free before it has its map page: whoever gets that page's unit makes it, and somebody else may have
+ * got another unit of the group before that is done. */
+static int wait_for_map(farpool_partition *partition, farpool_pid map)
+{
+    while (fp_word_state(fp_word_load(&partition->entries[map])) == FP_FREE) {
+        if (!fp_units_take(&partition->pids, map, 0)) {
+            sched_yield();
+            continue;
+        }
+        int rc = make_map(partition, map);
+        if (rc) {
+            fp_units_free(&partition->pids, map, 0);
+            return rc;
+        }
+    }
+    return 0;
+}
+
 int fp_space_take(farpool_partition *partition, unsigned order, farpool_pid *pid)
 {
     for (;;) {
@@ -47,9 +67,12 @@ int fp_space_take(farpool_partition *partition, unsigned order, farpool_pid *pid
                        : rc;
         }
         *pid = first;
-        if (!partition->redo || !fp_is_map(first))
+        if (!partition->redo)
             return 0;
-        int rc = make_map(partition, first);
+        bool is_map = fp_is_map(first);
+        int rc = is_map ? make_map(partition, first) : wait_for_map(partition, fp_map_of(first));
+        if (!rc && !is_map)
+            return 0;
         if (rc) {
             fp_units_free(&partition->pids, first, order);
             return rc;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <string.h>
 
+#include "compute/fill.h"
 #include "compute/keeper.h"
 #include "compute/latency.h"
 
@@ -64,11 +65,14 @@ void farpool_stats_get(farpool_pool *pool, farpool_stats *stats)
         farpool_partition *partition = pool->partitions[i];
         if (!partition)
             continue;
-        stats->metadata_bytes +=
-            fp_units_used(&partition->pids) * sizeof(fp_entry) + fp_units_bytes(&partition->pids) +
-            fp_units_bytes(&partition->slots) + partition->extent_count * sizeof(fp_extent);
+        stats->metadata_bytes += fp_units_used(&partition->pids) * sizeof(fp_entry) +
+                                 fp_units_bytes(&partition->pids) +
+                                 partition->extent_count * sizeof(fp_extent);
+        for (unsigned k = 0; k < partition->share_count; k++)
+            stats->metadata_bytes += fp_units_bytes(&partition->slots[k].units);
         if (partition->redo)
             add_redo(partition->redo, stats);
+        fp_fill_stats(partition->fill, stats);
     }
     pthread_rwlock_unlock(&pool->partitions_lock);
 }

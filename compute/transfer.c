@@ -4,17 +4,20 @@
 #include <string.h>
 
 #include "common/crc.h"
+#include "common/error.h"
 #include "compute/remote.h"
+#include "compute/slab.h"
 
-static const fp_extent *extent_of(const fp_io *io, uint32_t *slot)
+static const fp_extent *extent_of(const fp_io *io, const fp_node_set *set, uint32_t *slot)
 {
     farpool_partition *partition = io->partition;
     *slot = atomic_load_explicit(&partition->entries[io->pid].slot, memory_order_relaxed);
-    return &partition->extents[*slot >> partition->extent_shift];
+    return fp_slot_extent(partition, set, *slot);
 }
 
 /* What an operation is made of, besides the transfer. */
 typedef struct place {
+    const fp_node_set *set;
     const fp_extent *extent;
     const fp_transport *transport;
     uint64_t unit;
@@ -43,7 +46,7 @@ static void make_entry_op(const fp_io *io, const place *at, fp_slot_entry *entry
 {
     *entry = (fp_slot_entry){
         .page = io->pid | (uint64_t)io->order << 48,
-        .epoch = io->partition->epoch,
+        .epoch = at->set->epoch,
         .lsn = io->lsn,
         .page_crc = io->crc,
     };
@@ -59,12 +62,12 @@ static void make_entry_op(const fp_io *io, const place *at, fp_slot_entry *entry
 }
 
 /* The operations of the transfers at the front of ios that go to one node for one partition; *taken of them. */
-static size_t make_ops(const fp_thread *thread, fp_io *const *ios, size_t count, fp_net_op *ops,
-                       fp_slot_entry *entries, size_t *taken)
+static size_t make_ops(const fp_thread *thread, const fp_node_set *set, fp_io *const *ios,
+                       size_t count, fp_net_op *ops, fp_slot_entry *entries, size_t *taken)
 {
     farpool_partition *partition = ios[0]->partition;
     uint32_t slot;
-    place at = {.extent = extent_of(ios[0], &slot)};
+    place at = {.set = set, .extent = extent_of(ios[0], set, &slot)};
     unsigned node = at.extent->node;
     at.transport = &thread->pool->transports[thread->pool->nodes[node].transport];
     size_t n = 0, i = 0;
@@ -76,7 +79,7 @@ static size_t make_ops(const fp_thread *thread, fp_io *const *ios, size_t count,
         }
         make_op(ios[i++], &at, &ops[n++]);
         if (i < count)
-            at.extent = extent_of(ios[i], &slot);
+            at.extent = extent_of(ios[i], set, &slot);
     } while (i < count && at.extent->node == node && ios[i]->partition == partition);
     *taken = i;
     return n;
@@ -87,14 +90,19 @@ void fp_remote_post(fp_thread *thread, fp_io *const *ios, size_t count)
     fp_net_op ops[FP_IO_MAX]; /* two for each write, of which there are never so many at once */
     fp_slot_entry entries[FP_WRITES_MAX];
     for (size_t i = 0; i < count;) {
-        size_t taken, n = make_ops(thread, ios + i, count - i, ops, entries, &taken);
+        farpool_partition *partition = ios[i]->partition;
+        fp_node_set *set = fp_node_set_now(partition);
+        size_t taken, n = make_ops(thread, set, ios + i, count - i, ops, entries, &taken);
         uint32_t slot;
-        unsigned node = extent_of(ios[i], &slot)->node;
+        const fp_extent *extent = extent_of(ios[i], set, &slot);
         int rc = FARPOOL_E_CLOSED;
+        if (__builtin_expect((set->absent >> extent->share & 1) != 0, 0))
+            rc = fp_error(FARPOOL_E_NODE, "memory node %s has granted no share",
+                          thread->pool->nodes[extent->node].uri);
         for (int tries = 0; rc == FARPOOL_E_CLOSED && tries < 2; tries++) {
-            rc = fp_remote_ready(thread, ios[i]->partition, node);
+            rc = fp_remote_ready(thread, partition, set, extent->node);
             if (!rc)
-                rc = fp_remote_send(thread, node, ops, n);
+                rc = fp_remote_send(thread, extent->node, ops, n);
         }
         for (size_t k = 0; rc && k < taken; k++)
             fp_remote_complete(thread, ios[i + k], rc);

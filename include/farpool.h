@@ -10,8 +10,8 @@
  *     a sentence for people about the last failure of the calling thread.
  *   - Every function may be called from any thread unless its comment says otherwise.
  *   - Sizes are bytes, times are nanoseconds, unless the name says otherwise.
- *   - The library starts two threads for each partition with a redo log, in which all signals are blocked; it
- *     imposes no allocator and blocks no signals in others. The first pool with
+ *   - The library starts two threads for each partition with a redo log, a third one if it names storage nodes, and
+ *     two for each pool that has joined a cluster, in which all signals are blocked; it imposes no allocator and blocks no signals in others. The first pool with
  *     mapping "vm" installs one handler for SIGBUS and SIGSEGV; faults that are not the library's own
  *     are passed on to the handler that was installed before.
  */
@@ -57,7 +57,10 @@ extern "C" {
     X(E_BUSY, -17, "in use")                                                                       \
     X(E_UNSUPPORTED, -18, "not supported on this machine or by this build")                        \
     X(E_TOO_BIG, -19, "too large")                                                                 \
-    X(E_IO, -20, "a device failed")
+    X(E_IO, -20, "a device failed")                                                                \
+    X(E_UNKNOWN, -21, "whether it was done is not known")                                          \
+    X(E_COMPACTED, -22, "that part of the history is gone")                                        \
+    X(E_READONLY, -23, "the partition is read-only")
 
 enum farpool_error {
 #define FARPOOL_ERROR_ENUM(name, value, text) FARPOOL_##name = value,
@@ -93,7 +96,12 @@ typedef struct farpool_pool_options {
     size_t pool_bytes;            /* local memory for pages; at least 1 MiB. Default 64 MiB */
     enum farpool_mapping mapping; /* default FARPOOL_MAPPING_AUTO */
     unsigned eviction_batch;      /* pages evicted at a time, 1 to 512; 0 (default): chosen */
-    const char *name;             /* for messages and statistics; copied. Default "pool" */
+    const char
+        *name; /* for messages and statistics, and in a cluster its name there, which no other
+                                    process has; at most 63 bytes count; copied. Default "pool" */
+    /* A file with the key by which nodes know this program, or with the cluster's secret: then it is known as `name`.
+     * Without one it speaks only to nodes that have no secret. Copied. Default NULL: none */
+    const char *key_file;
 } farpool_pool_options;
 
 FARPOOL_API void farpool_pool_options_init(farpool_pool_options *options);
@@ -103,8 +111,8 @@ FARPOOL_API void farpool_pool_options_init(farpool_pool_options *options);
 FARPOOL_API int farpool_pool_open(const farpool_pool_options *options,
                                   farpool_pool **pool) FARPOOL_MUST_CHECK;
 
-/* Closes a pool. All its partitions must be closed (else E_BUSY, and nothing happens) and no other
- * thread may be using it. */
+/* Closes a pool. All its partitions must be closed, and its cluster left (else E_BUSY, and nothing happens) and no
+ * other thread may be using it. */
 FARPOOL_API int farpool_pool_close(farpool_pool *pool);
 
 /* ---- partitions ------------------------------------------------------------------------------ */
@@ -149,6 +157,19 @@ FARPOOL_API void farpool_partition_options_init(farpool_partition_options *optio
  * E_CORRUPT. */
 FARPOOL_API int farpool_partition_open(farpool_pool *pool, const farpool_partition_options *options,
                                        farpool_partition **partition) FARPOOL_MUST_CHECK;
+
+/* Goes on with these memory nodes, under a higher epoch, while others use the partition: one that was lost is replaced
+ * by another one, or taken in again empty, and counts from then on. memnodes[i] takes the place of number i; as many as
+ * there are. Commits and faults wait for some milliseconds meanwhile. At least log_quorum of the log rings stay where they
+ * are; what was on nodes that go comes from storage nodes: at its first fault, or before that in the background (fill_left of
+ * the statistics). Nodes that stay, but cannot be reached, are left out.
+ * From the call on, whoever opens the partition names these nodes: what is acknowledged later may be on no others.
+ * E_INVAL, E_UNSUPPORTED (without a redo log or storage nodes). E_NODE, E_NOSPACE and others: a new node failed, or too few
+ * rings would stay. E_BUSY: a pool uses at most 64 addresses in its life. E_FENCED: the epoch is not higher, or another owner has the partition. Nothing has changed then but that
+ * this epoch is used up, unless commits fail from now on, with the same code. The caller has nothing latched. */
+FARPOOL_API int farpool_partition_reconfigure(farpool_partition *partition, uint64_t epoch,
+                                              const char *const *memnodes,
+                                              size_t count) FARPOOL_MUST_CHECK;
 
 /* Drops all pages of the partition and gives its slabs back. No other thread may be using it. E_BUSY: a
  * page is still fixed (its pages are gone, but the handle is kept). With any other error the handle is
@@ -276,7 +297,8 @@ enum farpool_mtr_flags {
 };
 
 /* *mtr is the caller's until commit or abandon. While the log rings are nearly full it waits for storage nodes and
- * checkpoints to free some of them, so the caller holds no latches. E_NOMEM; E_NODE as for commit. */
+ * checkpoints to free some of them, so the caller holds no latches. E_NOMEM; E_NODE as for commit. E_READONLY: the
+ * coordinators have made the partition read-only; mini-transactions that had begun may still commit. */
 FARPOOL_API int farpool_mtr_begin(farpool_partition *partition, unsigned flags,
                                   farpool_mtr **mtr) FARPOOL_MUST_CHECK;
 
@@ -320,6 +342,103 @@ FARPOOL_API void farpool_mtr_abandon(farpool_mtr *mtr);
 FARPOOL_API int farpool_wait_durable(farpool_partition *partition, uint64_t lsn,
                                      enum farpool_durability durability) FARPOOL_MUST_CHECK;
 
+/* ---- clusters -------------------------------------------------------------------------------- */
+/*
+ * A process that follows the coordinators (farpool-coordinator): they say which partitions it owns, under which epoch and
+ * on which nodes, and are told what has become of that. So the program chooses neither epochs nor nodes:
+ *
+ *     must(farpool_cluster_join(pool, &options, &cluster));
+ *     while (going_on) {
+ *         rc = farpool_cluster_next(cluster, 1000, &event);
+ *         if (rc == FARPOOL_E_TIMEOUT) continue;
+ *         if (event.kind == FARPOOL_CLUSTER_ASSIGNED) ... farpool_cluster_open(cluster, event.partition, &partition);
+ *         if (event.kind == FARPOOL_CLUSTER_REVOKED) ... stop using it, farpool_partition_close(partition);
+ *     }
+ *     must(farpool_cluster_leave(cluster)); // after all of its partitions have been closed
+ *
+ * Other memory nodes for a partition that is open (farpool_partition_reconfigure), and other storage nodes, are the
+ * library's own business: commits and faults wait some milliseconds, and go on.
+ *
+ * While no coordinator can be reached all open partitions go on; there is no lease that could end. What keeps two processes
+ * from owning a partition is that memory nodes refuse the earlier one. Who was taken over, for instance because it had
+ * been stopped for some time, is told so by its next commit (E_FENCED) and by REVOKED. Until then it may read pages in its
+ * pool as they were.
+ */
+typedef struct farpool_cluster farpool_cluster;
+
+typedef struct farpool_cluster_options {
+    size_t struct_size;       /* set by farpool_cluster_options_init */
+    const char *coordinators; /* URIs of some or all of them, with commas between them. Required */
+    const char *zone, *rack;  /* where this process runs, for placement: any text. Default "" */
+    const char *host;         /* default: the host's name */
+    const char *
+        address; /* where others ask this program: any text, for farpool_cluster_route. Default "" */
+    int standby;         /* it may be given partitions. Default 1 */
+    unsigned timeout_ms; /* of its partitions: for connecting and control requests. Default 5000 */
+    unsigned join_ms;    /* farpool_cluster_join waits so long to be a member. Default 10000 */
+} farpool_cluster_options;
+
+FARPOOL_API void farpool_cluster_options_init(farpool_cluster_options *options);
+
+/* Joins under the pool's name; a pool joins one cluster at a time. The strings are copied. *cluster is the caller's until
+ * farpool_cluster_leave. With join_ms 0 it returns at once and goes on trying: FARPOOL_CLUSTER_CONNECTED tells.
+ * E_INVAL, E_NOMEM, E_SYS; E_EXISTS: the pool has joined one. E_TIMEOUT: it was not taken within join_ms, the sentence says
+ * why (for instance, another process of this name is there); it has given up then. */
+FARPOOL_API int farpool_cluster_join(farpool_pool *pool, const farpool_cluster_options *options,
+                                     farpool_cluster **cluster) FARPOOL_MUST_CHECK;
+
+/* Tells the coordinators that this process goes, waits for their answer for a second at most, and frees cluster. No other
+ * thread may be using it. E_BUSY: a partition of it is open, being opened or being closed, and nothing happens. */
+FARPOOL_API int farpool_cluster_leave(farpool_cluster *cluster);
+
+enum farpool_cluster_event_kind {
+    FARPOOL_CLUSTER_CONNECTED, /* it is a member; */
+    FARPOOL_CLUSTER_DISCONNECTED, /* no coordinator can be reached, or none takes it: it goes on trying */
+    FARPOOL_CLUSTER_ASSIGNED, /* the partition is this process's: farpool_cluster_open */
+    FARPOOL_CLUSTER_REVOKED, /* it is not any more: close it, if it is open; its commits fail, now or soon */
+    FARPOOL_CLUSTER_READ_ONLY, /* farpool_mtr_begin is refused from now on; */
+    FARPOOL_CLUSTER_WRITABLE,  /* it is not any more */
+};
+
+typedef struct farpool_cluster_event {
+    size_t struct_size; /* set by farpool_cluster_next */
+    enum farpool_cluster_event_kind kind;
+    uint64_t partition, epoch; /* 0: of none */
+    char name[256];            /* the partition's */
+    int read_only;             /* ASSIGNED: it begins so */
+    int code;         /* REVOKED: E_FENCED and others, if its redo log has failed; else 0 */
+    char reason[256]; /* REVOKED, DISCONNECTED: a sentence */
+} farpool_cluster_event;
+
+/* The next thing that the program does not know yet. What has changed twice is told once, as it is now; nothing is lost. A
+ * partition that was assigned is revoked before it is assigned again, and that waits until it has been closed. After an
+ * attempt to open it has failed it is assigned again under another epoch. E_TIMEOUT: nothing within timeout_ms (0: does
+ * not wait). */
+FARPOOL_API int farpool_cluster_next(farpool_cluster *cluster, unsigned timeout_ms,
+                                     farpool_cluster_event *event) FARPOOL_MUST_CHECK;
+
+/* Opens a partition that is assigned, as the coordinators say, and tells them that it is open or why it is not. Waits for
+ * the network, as farpool_partition_open does, with its errors. E_NOTFOUND: it is not assigned; E_BUSY: it is open, or being
+ * opened or closed; E_FENCED also: this epoch was tried before, and another one has not come yet. *partition is closed by
+ * farpool_partition_close, of which the coordinators are told as well. */
+FARPOOL_API int farpool_cluster_open(farpool_cluster *cluster, uint64_t id,
+                                     farpool_partition **partition) FARPOOL_MUST_CHECK;
+
+/* Who has a partition. */
+typedef struct farpool_route {
+    size_t struct_size; /* set by farpool_cluster_route */
+    uint64_t id, epoch;
+    char name[256];
+    char owner[256], address[256]; /* of the process that owns it, "": nobody does; as it joined */
+    int open;                      /* it has opened it: it may be asked */
+    int read_only;
+} farpool_route;
+
+/* Asks the coordinators; partition is a name, or an id in digits. Waits, timeout_ms at most (0: 5000). E_NOTFOUND: there
+ * is none, or it is deleted. E_NODE, E_TIMEOUT and others: no coordinator answers. */
+FARPOOL_API int farpool_cluster_route(farpool_cluster *cluster, const char *partition,
+                                      unsigned timeout_ms, farpool_route *route) FARPOOL_MUST_CHECK;
+
 /* ---- statistics ------------------------------------------------------------------------------ */
 
 #define FARPOOL_LATENCY_BUCKETS 256
@@ -357,11 +476,22 @@ typedef struct farpool_stats {
     uint64_t redo_checkpoints;
     uint64_t redo_waits;   /* mini-transactions that had to wait for room in full rings, */
     uint64_t redo_wait_ns; /* and for how long in all */
+    /* Pages that the library has yet to bring to their memory nodes from storage nodes, or whose redo it has yet to apply,
+     * after another set of memory nodes or a recovery; an estimate, but 0 only when there are none: then no page needs a storage
+     * node, unless another memory node is lost. */
+    uint64_t fill_left;
     farpool_latency fault; /* from the miss to the page's being usable */
 } farpool_stats;
 
 /* Sums the counters of all threads; they may be a little behind for threads that are running. */
 FARPOOL_API void farpool_stats_get(farpool_pool *pool, farpool_stats *stats);
+
+/* Writes the same, but for max_ns, as text that Prometheus reads (version 0.0.4), to be served by the host among its own: metrics
+ * farpool_*, without labels, so of one pool of a process; docs/operations.md has the list. *len is the text's length,
+ * without the zero byte behind it. E_TOO_BIG: *len is what it needed, capacity must be greater; buffer then holds a part. 16 KiB are
+ * enough. */
+FARPOOL_API int farpool_stats_prometheus(farpool_pool *pool, char *buffer, size_t capacity,
+                                         size_t *len) FARPOOL_MUST_CHECK;
 
 /* The latency in ns below which the fraction q (0 to 1) of the samples lie; 0 without samples. */
 FARPOOL_API uint64_t farpool_latency_quantile(const farpool_latency *latency, double q);

@@ -8,9 +8,16 @@
  *                                      what is in them, pass to the new epoch
  *   known under this epoch, but        the same owner comes for its other use: it gets that
  *   for another use
+ *   the same by another who has        E_REFUSED: the epoch is the first one's
+ *   proven another name
  *   granted under this epoch, or       E_FENCED
  *   known under a higher one
  *   released under a higher epoch      E_FENCED
+ *   to go on under another epoch, but  E_FENCED: it is not the owner any more
+ *   held under a third one
+ *   to go on, but there is nothing     E_NOTFOUND: the node has forgotten it
+ *   in a cluster: another epoch or     E_FENCED, E_REFUSED; E_BUSY: not told yet (duties.c)
+ *   owner than the coordinators say
  *   a log ring of another size         E_INVAL
  *   not enough free, enough with what  the GRANT waits, and the node has changed nothing yet
  *   is being cleared
@@ -26,97 +33,11 @@
 
 #include "common/config.h"
 #include "common/error.h"
+#include "common/faultpoint.h"
 #include "common/log.h"
 #include "memnode/node.h"
 
 enum { WAIT = 1 }; /* of grant(): it has to wait */
-
-static const char *const use_names[FP_USES] = {"slab", "log ring"};
-
-/* ---- grants and who uses them ---------------------------------------------------------------- */
-
-static fp_grant *find_grant(const fp_memnode *node, uint64_t partition, enum fp_use use)
-{
-    fp_grant *grant = node->grants;
-    while (grant && (grant->partition != partition || grant->use != use))
-        grant = grant->next;
-    return grant;
-}
-
-static uint32_t attached_at(const fp_client *client, const fp_grant *grant)
-{
-    uint32_t i = 0;
-    while (i < client->attached_count && client->attached[i] != grant)
-        i++;
-    return i;
-}
-
-static void detach(fp_client *client, const fp_grant *grant)
-{
-    uint32_t i = attached_at(client, grant);
-    if (i < client->attached_count)
-        client->attached[i] = client->attached[--client->attached_count];
-}
-
-static int attach(fp_client *client, fp_grant *grant)
-{
-    if (attached_at(client, grant) < client->attached_count)
-        return 0;
-    if (client->attached_count == client->attached_room) {
-        uint32_t room = client->attached_room ? client->attached_room * 2 : 4;
-        fp_grant **grown = realloc(client->attached, room * sizeof *grown);
-        if (!grown)
-            return fp_error(FARPOOL_E_NOMEM,
-                            "the memory node has no memory for another attachment");
-        client->attached = grown;
-        client->attached_room = room;
-    }
-    client->attached[client->attached_count++] = grant;
-    return 0;
-}
-
-/* Cuts off everyone who uses the grant, except one. */
-static uint32_t fence(fp_memnode *node, const fp_grant *grant, const fp_client *except)
-{
-    uint32_t cut = 0;
-    fp_client *next;
-    for (fp_client *client = fp_node_first_client(node); client; client = next) {
-        next = fp_client_next(client);
-        if (client == except || attached_at(client, grant) == client->attached_count)
-            continue;
-        fp_server_drop(&node->server, &client->at);
-        cut++;
-    }
-    return cut;
-}
-
-static void free_grant(fp_memnode *node, fp_grant *grant)
-{
-    for (fp_client *client = fp_node_first_client(node); client; client = fp_client_next(client))
-        detach(client, grant);
-    fp_grant **link = &node->grants;
-    while (*link != grant)
-        link = &(*link)->next;
-    *link = grant->next;
-    if (node->spill && grant->use == FP_USE_RING)
-        fp_spill_remove_ring(node->spill, grant->partition);
-    free(grant->extents);
-    free(grant);
-}
-
-static void release(fp_memnode *node, fp_grant *grant)
-{
-    fp_epochs_note(&node->released, grant->partition, grant->epoch);
-    fp_extents_give(&node->extents, grant->extents, grant->count);
-    free_grant(node, grant);
-}
-
-void fp_node_free_grants(fp_memnode *node)
-{
-    while (node->grants)
-        free_grant(node, node->grants);
-    fp_epochs_free(&node->released);
-}
 
 /* ---- GRANT ----------------------------------------------------------------------------------- */
 
@@ -151,6 +72,17 @@ static int resize(fp_memnode *node, fp_grant *grant, uint32_t count)
     return 0;
 }
 
+/* Among those who have proven their names, what one was granted under an epoch is his. */
+static int check_owner(const fp_grant *grant, const fp_client *client)
+{
+    if (!client->at.authenticated || !strcmp(grant->owner, client->at.name))
+        return 0;
+    return fp_error(FARPOOL_E_REFUSED,
+                    "partition %" PRIu64 " is held under epoch %" PRIu64 " by '%.80s', not by "
+                    "'%.80s'",
+                    grant->partition, grant->epoch, grant->owner, client->at.name);
+}
+
 static int check_epoch(const fp_memnode *node, const fp_pending *ask)
 {
     for (const fp_grant *g = node->grants; g; g = g->next) {
@@ -170,6 +102,23 @@ static int check_epoch(const fp_memnode *node, const fp_pending *ask)
     return 0;
 }
 
+/* Who goes on under a higher epoch must be the owner still, or what another one has acknowledged since would be
+ * overwritten. */
+static int check_held(const fp_memnode *node, const fp_pending *ask)
+{
+    if (!ask->held)
+        return 0;
+    if (!fp_grant_find(node, ask->partition, ask->use))
+        return fp_error(FARPOOL_E_NOTFOUND, "partition %" PRIu64 " has no %s here that could go on",
+                        ask->partition, fp_use_names[ask->use]);
+    for (const fp_grant *g = node->grants; g; g = g->next)
+        if (g->partition == ask->partition && g->epoch != ask->held && g->epoch != ask->epoch)
+            return fp_error(FARPOOL_E_FENCED,
+                            "partition %" PRIu64 " is held under epoch %" PRIu64 ", not %" PRIu64,
+                            ask->partition, g->epoch, ask->held);
+    return 0;
+}
+
 static int check_ask(const fp_memnode *node, const fp_pending *ask)
 {
     if (!ask->partition || !ask->bytes)
@@ -177,32 +126,20 @@ static int check_ask(const fp_memnode *node, const fp_pending *ask)
                         "GRANT of partition %" PRIu64 ", %" PRIu64 " bytes: "
                         "neither may be 0",
                         ask->partition, ask->bytes);
-    return check_epoch(node, ask);
+    int rc = fp_node_check_told(node, ask->client->at.name, ask->partition, ask->epoch);
+    rc = rc ? rc : check_epoch(node, ask);
+    for (const fp_grant *g = node->grants; g && !rc; g = g->next)
+        if (g->partition == ask->partition && g->epoch == ask->epoch)
+            rc = check_owner(g, ask->client);
+    return rc ? rc : check_held(node, ask);
 }
 
-/* Takes all that the partition has away from an owner before: connections are cut, and keys die, which
- * over verbs would work from any other connection. Neither depends on the owner's help. */
-static int take_over(fp_memnode *node, const fp_pending *ask, uint32_t *cut)
-{
-    for (fp_grant *g = node->grants; g; g = g->next) {
-        if (g->partition != ask->partition || g->epoch == ask->epoch)
-            continue;
-        *cut += fence(node, g, ask->client);
-        int rc = fp_extents_renew_keys(&node->extents, g->extents, g->count);
-        if (rc)
-            return rc;
-        g->epoch = ask->epoch;
-        g->claimed = false;
-    }
-    return 0;
-}
-
-/* Returns 0 with *out, WAIT, or an error; has changed nothing unless 0, but that an error after
- * take_over leaves the old epoch's owner without working keys: another GRANT mends that. */
+/* Returns 0 with *out, WAIT, or an error; has changed nothing unless 0, but that an error of
+ * fp_node_raise leaves the old epoch's owner without working keys: another GRANT mends that. */
 static int grant(fp_memnode *node, const fp_pending *ask, fp_grant **out, bool *fresh)
 {
     fp_extents *extents = &node->extents;
-    fp_grant *known = find_grant(node, ask->partition, ask->use);
+    fp_grant *known = fp_grant_find(node, ask->partition, ask->use);
     int rc = check_ask(node, ask);
     if (rc)
         return rc;
@@ -225,7 +162,10 @@ static int grant(fp_memnode *node, const fp_pending *ask, fp_grant **out, bool *
     if (!target)
         return fp_error(FARPOOL_E_NOMEM, "the memory node has no memory for a partition");
     uint32_t cut = 0;
-    rc = take_over(node, ask, &cut); /* before anything is given */
+    const char *owner = ask->client->at.authenticated ? ask->client->at.name : "";
+    /* Before anything is given. */
+    rc = fp_node_raise(node, ask->partition, ask->epoch, 0, owner, ask->client, &cut);
+    FP_FAULT_POINT(GRANT_FENCED);
     if (!rc)
         rc = resize(node, target, (uint32_t)count);
     if (rc) {
@@ -240,12 +180,13 @@ static int grant(fp_memnode *node, const fp_pending *ask, fp_grant **out, bool *
         node->grants = target;
     }
     target->epoch = ask->epoch;
+    snprintf(target->owner, sizeof target->owner, "%s", owner);
     target->claimed = true;
     *fresh = !known;
     fp_log(FP_LOG_INFO,
            "partition %" PRIu64 " epoch %" PRIu64 ": %" PRIu32 " extents of %s to %s (%s), %" PRIu32
            " connections fenced",
-           target->partition, target->epoch, target->count, use_names[target->use],
+           target->partition, target->epoch, target->count, fp_use_names[target->use],
            ask->client->at.name, fp_net_conn_peer(ask->client->at.conn), cut);
     *out = target;
     return 0;
@@ -259,15 +200,15 @@ static int share_extents(fp_memnode *node, fp_client *client, fp_grant *of, uint
     if (first >= of->count)
         return fp_error(FARPOOL_E_INVAL,
                         "extents from %" PRIu32 " asked for, but the %s has %" PRIu32, first,
-                        use_names[of->use], of->count);
-    int rc = attach(client, of);
+                        fp_use_names[of->use], of->count);
+    int rc = fp_grant_attach(client, of);
     uint32_t left = of->count - first;
     uint32_t count = left < FP_WIRE_EXTENTS_MAX ? left : FP_WIRE_EXTENTS_MAX;
     for (uint32_t i = 0; !rc && i < count; i++) {
         fp_mr *mr = node->extents.list[of->extents[first + i]].mrs[client->at.net];
         if (!mr) /* see fp_extents_renew_keys */
             return fp_error(FARPOOL_E_NOMEM, "the %s lost its keys in an attempt to pass it on",
-                            use_names[of->use]);
+                            fp_use_names[of->use]);
         rc = fp_net_share(client->at.conn, mr);
         answer->extents[i] = fp_net_rkey(mr);
     }
@@ -298,6 +239,12 @@ static int spill(fp_memnode *node, const fp_grant *ring)
     return rc;
 }
 
+static void refuse_grant(fp_memnode *node, fp_client *client, uint32_t request, int code)
+{
+    node->grants_refused++;
+    fp_server_refuse(&node->server, &client->at, request, code);
+}
+
 /* Returns false if it has to wait. Otherwise it has been answered, and the client may be gone. */
 static bool try_grant(fp_memnode *node, fp_pending ask)
 {
@@ -312,12 +259,15 @@ static bool try_grant(fp_memnode *node, fp_pending ask)
         if (!rc)
             rc = share_extents(node, ask.client, granted, 0);
         if (rc && fresh)
-            release(node, granted); /* who is told of an error holds nothing */
+            fp_grant_release(node, granted); /* who is told of an error holds nothing */
     }
+    FP_FAULT_POINT(GRANT_MADE);
+    node->granted += !rc;
     if (rc)
-        fp_server_refuse(&node->server, &ask.client->at, ask.request, rc);
+        refuse_grant(node, ask.client, ask.request, rc);
     else
         fp_server_answer(&node->server, &ask.client->at, ask.request);
+    FP_FAULT_POINT(GRANT_ANSWERED);
     return true;
 }
 
@@ -331,11 +281,12 @@ static void handle_grant(fp_memnode *node, fp_client *client)
         .epoch = msg->epoch,
         .use = msg->use,
         .bytes = msg->bytes,
+        .held = msg->held,
     };
     for (const fp_pending *p = node->pending; p; p = p->next) {
         if (p->client == client) {
             int rc = fp_error(FARPOOL_E_BUSY, "another GRANT of this connection is waiting");
-            fp_server_refuse(&node->server, &client->at, msg->request, rc);
+            refuse_grant(node, client, msg->request, rc);
             return;
         }
     }
@@ -344,7 +295,7 @@ static void handle_grant(fp_memnode *node, fp_client *client)
     fp_pending *waiting = malloc(sizeof *waiting);
     if (!waiting) {
         int rc = fp_error(FARPOOL_E_NOMEM, "the memory node has no memory for a request");
-        fp_server_refuse(&node->server, &client->at, msg->request, rc);
+        refuse_grant(node, client, msg->request, rc);
         return;
     }
     *waiting = ask;
@@ -383,25 +334,25 @@ void fp_node_retry_pending(fp_memnode *node)
 
 /* ---- the other requests ---------------------------------------------------------------------- */
 
-/* The grant that partition and epoch of the request name. */
-static int current_grant(const fp_memnode *node, fp_grant **out)
+/* The grant that partition and epoch of the client's request name. */
+static int current_grant(const fp_memnode *node, const fp_client *client, fp_grant **out)
 {
     const fp_msg *msg = &node->server.request;
-    *out = find_grant(node, msg->partition, msg->use);
+    *out = fp_grant_find(node, msg->partition, msg->use);
     if (!*out)
         return fp_error(FARPOOL_E_NOTFOUND, "partition %" PRIu64 " has no %s here", msg->partition,
-                        use_names[msg->use]);
+                        fp_use_names[msg->use]);
     if ((*out)->epoch != msg->epoch)
         return fp_error(FARPOOL_E_FENCED,
                         "partition %" PRIu64 " is held under epoch %" PRIu64 ", not %" PRIu64,
                         msg->partition, (*out)->epoch, msg->epoch);
-    return 0;
+    return check_owner(*out, client);
 }
 
 static void handle_attach(fp_memnode *node, fp_client *client)
 {
     fp_grant *of;
-    int rc = current_grant(node, &of);
+    int rc = current_grant(node, client, &of);
     if (!rc)
         rc = share_extents(node, client, of, node->server.request.first);
     if (rc)
@@ -413,32 +364,18 @@ static void handle_attach(fp_memnode *node, fp_client *client)
 static void handle_release(fp_memnode *node, fp_client *client)
 {
     fp_grant *of;
-    int rc = current_grant(node, &of);
+    int rc = current_grant(node, client, &of);
     if (rc) {
         fp_server_refuse(&node->server, &client->at, node->server.request.request, rc);
         return;
     }
     fp_log(FP_LOG_INFO, "partition %" PRIu64 " epoch %" PRIu64 ": %s released by %s", of->partition,
-           of->epoch, use_names[of->use], client->at.name);
+           of->epoch, fp_use_names[of->use], client->at.name);
     node->server.answer.type = FP_MSG_RELEASE_OK;
     node->server.answer.partition = of->partition;
     node->server.answer.epoch = of->epoch;
-    release(node, of);
-    fp_server_answer(&node->server, &client->at, node->server.request.request);
-}
-
-static void handle_usage(fp_memnode *node, fp_client *client)
-{
-    fp_memnode_usage usage;
-    fp_memnode_usage_get(node, &usage);
-    node->server.answer.type = FP_MSG_USAGE_OK;
-    node->server.answer.usage.bytes_total = usage.bytes_total;
-    node->server.answer.usage.bytes_granted = usage.bytes_granted;
-    node->server.answer.usage.partitions = usage.partitions;
-    node->server.answer.usage.connections = usage.connections;
-    node->server.answer.usage.cpu_ns = usage.cpu_ns;
-    node->server.answer.usage.data_bytes = usage.data_bytes;
-    node->server.answer.usage.spill_lag = usage.spill.lag;
+    fp_grant_release(node, of);
+    FP_FAULT_POINT(RELEASED);
     fp_server_answer(&node->server, &client->at, node->server.request.request);
 }
 
@@ -457,11 +394,12 @@ void fp_node_request(void *owner, fp_server_client *from)
         handle_release(node, client);
         break;
     case FP_MSG_USAGE:
-        handle_usage(node, client);
+        fp_node_tell_usage(node, client);
         break;
     default: {
-        int rc = fp_error(FARPOOL_E_UNSUPPORTED, "%s is a memory node, not a storage node",
-                          node->server.name);
+        int rc = fp_error(
+            FARPOOL_E_UNSUPPORTED, "%s is a memory node, not a storage node%s", node->server.name,
+            node->server.request.type == FP_MSG_CALL ? ", and not a coordinator" : "");
         fp_server_refuse(&node->server, from, node->server.request.request, rc);
         break;
     }

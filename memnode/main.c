@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * farpool-memnode: the process around memnode/server.h. One thread that sleeps until a transport has something or a
- * signal comes, and with --storage another one, the spiller's (memnode/spill.h); neither has a part in page reads and
- * writes.
+ * signal comes, and with --storage or --coordinators another one, the spiller's (memnode/spill.h); neither has a part in page
+ * reads and writes.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -22,6 +22,17 @@ static int listen_at(void *node, const char *uri, const char **bound)
 static unsigned fds(void *node, int out[FP_DAEMON_FDS_MAX]) { return fp_memnode_fds(node, out); }
 
 static int step(void *node) { return fp_memnode_step(node); }
+
+static json_t *card(void *node, const fp_daemon_options *options)
+{
+    fp_memnode_usage usage;
+    fp_memnode_usage_get(node, &usage);
+    return fp_daemon_card(options, "memory", fp_memnode_server(node), usage.bytes_total);
+}
+
+static json_t *actual(void *node) { return fp_memnode_actual(node); }
+
+static void duties(void *node, const json_t *told) { fp_memnode_duties(node, told); }
 
 static json_t *describe(void *node)
 {
@@ -52,6 +63,8 @@ static void log_usage(void *node)
            fp_config_size_text(usage.spill.lag, lag, sizeof lag), usage.spill.gaps);
 }
 
+static void metrics(void *node, fp_metrics *out) { fp_memnode_metrics(node, out); }
+
 static int serve(const fp_memnode_options *options, fp_spill *spill)
 {
     fp_memnode_config config = {
@@ -60,41 +73,46 @@ static int serve(const fp_memnode_options *options, fp_spill *spill)
         .extent_order = options->extent_order,
         .numa_node = options->numa_node,
         .spill = spill,
-    };
-    fp_daemon daemon = {
-        .options = &options->daemon,
-        .listen = listen_at,
-        .fds = fds,
-        .step = step,
-        .describe = describe,
-        .log_usage = log_usage,
+        .in_cluster = options->daemon.coordinators[0],
+        .auth = options->daemon.auth,
     };
     fp_memnode *node;
     int rc = fp_memnode_open(&config, &node);
     if (rc)
         return fp_daemon_log_failure(rc);
-    daemon.node = node;
+    fp_daemon daemon = {
+        .options = &options->daemon,
+        .node = node,
+        .listen = listen_at,
+        .fds = fds,
+        .step = step,
+        .describe = describe,
+        .log_usage = log_usage,
+        .http = {.metrics = metrics},
+        .card = card,
+        .actual = actual,
+        .duties = duties,
+    };
     rc = spill ? fp_spill_start(spill) : 0;
     if (rc) {
         fp_daemon_log_failure(rc);
-        goto out;
+    } else {
+        rc = fp_daemon_run(&daemon);
+        if (spill)
+            fp_spill_stop(spill); /* it reads and writes the node's memory */
     }
-    rc = fp_daemon_run(&daemon);
-    if (spill)
-        fp_spill_stop(spill); /* it reads and writes the node's memory */
-out:
     fp_memnode_close(node);
     return rc;
 }
 
 static int run(const fp_memnode_options *options)
 {
-    fp_spill_config config = {.storage = options->storage,
-                              .name = options->daemon.name,
-                              .net = &(fp_net_options){.connect_timeout_ms = STORAGE_CONNECT_MS}};
+    bool in_cluster = options->daemon.coordinators[0];
+    fp_net_options net = {.connect_timeout_ms = STORAGE_CONNECT_MS, .auth = options->daemon.auth};
+    fp_spill_config config = {
+        .storage = in_cluster ? NULL : options->storage, .name = options->daemon.name, .net = &net};
     fp_spill *spill = NULL;
-    fp_daemon_raise_limits();
-    int rc = options->storage[0] ? fp_spill_open(&config, &spill) : 0;
+    int rc = options->storage[0] || in_cluster ? fp_spill_open(&config, &spill) : 0;
     if (rc)
         return fp_daemon_log_failure(rc);
     rc = serve(options, spill);
@@ -111,5 +129,7 @@ int main(int argc, char **argv)
     int status = fp_daemon_start("farpool-memnode", rc, &options.daemon, fp_memnode_options_help);
     if (status >= 0)
         return status;
-    return run(&options) ? 1 : 0;
+    rc = run(&options);
+    fp_auth_close(options.daemon.auth);
+    return rc ? 1 : 0;
 }

@@ -37,15 +37,10 @@ static int set_numa_node(void *target, const char *value)
 static int set_storage(void *target, const char *value)
 {
     fp_memnode_options *o = target;
-    fp_uri parsed;
-    int rc = fp_uri_parse(value, &parsed);
-    if (rc)
-        return rc;
-    if (strcmp(parsed.scheme, "verbs") != 0 && strcmp(parsed.scheme, "tcp") != 0 &&
-        strcmp(parsed.scheme, "shm") != 0)
-        return fp_error(FARPOOL_E_INVAL, "'%.200s': unknown transport (verbs, tcp, shm)", value);
-    strcpy(o->storage, value); /* its length was checked by fp_uri_parse */
-    return 0;
+    int rc = fp_daemon_check_address(value);
+    if (!rc)
+        strcpy(o->storage, value); /* its length was checked */
+    return rc;
 }
 
 static const fp_option table[] = {
@@ -63,6 +58,7 @@ static const fp_option table[] = {
      "storage node to which the redo log of each log ring here is spilled;\n"
      "default: none, and logs are not spilled",
      set_storage, false},
+    FP_DAEMON_OPTIONS_CLUSTER,
     FP_DAEMON_OPTIONS,
 };
 enum { TABLE_COUNT = sizeof table / sizeof table[0] };
@@ -72,7 +68,12 @@ int fp_memnode_options_parse(int argc, char **argv, fp_memnode_options *options)
     memset(options, 0, sizeof *options);
     options->memory_bytes = 1ull << 30;
     options->extent_order = options->numa_node = -1;
-    return fp_daemon_options_parse(argc, argv, table, TABLE_COUNT, "memnode", &options->daemon);
+    int rc = fp_daemon_options_parse(argc, argv, table, TABLE_COUNT, "memnode", &options->daemon);
+    if (!rc && options->storage[0] && options->daemon.coordinators[0])
+        rc = fp_error(
+            FARPOOL_E_INVAL,
+            "--storage cannot be given with --coordinators: these choose the storage node");
+    return rc;
 }
 
 void fp_memnode_options_help(FILE *out)

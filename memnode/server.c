@@ -29,11 +29,20 @@ static void dropped(void *node, fp_server_client *gone)
     free(client->attached);
 }
 
+/* The owner of some ring waits for stable media, and has written its line. */
+static void signalled(void *owner)
+{
+    const fp_memnode *node = owner;
+    if (node->spill)
+        fp_spill_wake(node->spill);
+}
+
 static const fp_server_ops ops = {
     .client_bytes = sizeof(fp_client),
     .net_opened = net_opened,
     .request = fp_node_request,
     .dropped = dropped,
+    .signalled = signalled,
 };
 
 int fp_memnode_open(const fp_memnode_config *config, fp_memnode **out)
@@ -43,7 +52,8 @@ int fp_memnode_open(const fp_memnode_config *config, fp_memnode **out)
         return fp_error(FARPOOL_E_NOMEM, "no memory for a memory node");
     node->pending_tail = &node->pending;
     node->spill = config->spill;
-    int rc = fp_server_open(&node->server, &ops, node, config->name, config->boot_id);
+    node->in_cluster = config->in_cluster;
+    int rc = fp_server_open(&node->server, &ops, node, config->name, config->boot_id, config->auth);
     if (!rc)
         rc = fp_extents_open(config->memory_bytes, config->extent_order, config->numa_node,
                              &node->extents);
@@ -63,6 +73,7 @@ void fp_memnode_close(fp_memnode *node)
     fp_extents_unregister(&node->extents);
     fp_server_close(&node->server);
     fp_node_free_grants(node);
+    fp_node_free_fences(node);
     fp_extents_close(&node->extents);
     free(node);
 }
@@ -93,6 +104,7 @@ int fp_memnode_step(fp_memnode *node)
     return more || node->extents.dirty;
 }
 
+const fp_server *fp_memnode_server(const fp_memnode *node) { return &node->server; }
 uint64_t fp_memnode_boot_id(const fp_memnode *node) { return node->server.boot_id; }
 
 void fp_memnode_usage_get(const fp_memnode *node, fp_memnode_usage *usage)
@@ -123,4 +135,19 @@ void fp_memnode_usage_get(const fp_memnode *node, fp_memnode_usage *usage)
     struct timespec cpu;
     if (!clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &cpu))
         usage->cpu_ns = (uint64_t)cpu.tv_sec * 1000000000u + (uint64_t)cpu.tv_nsec;
+}
+
+void fp_node_tell_usage(fp_memnode *node, fp_client *client)
+{
+    fp_memnode_usage usage;
+    fp_memnode_usage_get(node, &usage);
+    node->server.answer.type = FP_MSG_USAGE_OK;
+    node->server.answer.usage.bytes_total = usage.bytes_total;
+    node->server.answer.usage.bytes_granted = usage.bytes_granted;
+    node->server.answer.usage.partitions = usage.partitions;
+    node->server.answer.usage.connections = usage.connections;
+    node->server.answer.usage.cpu_ns = usage.cpu_ns;
+    node->server.answer.usage.data_bytes = usage.data_bytes;
+    node->server.answer.usage.spill_lag = usage.spill.lag;
+    fp_server_answer(&node->server, &client->at, node->server.request.request);
 }

@@ -8,7 +8,10 @@
 #ifndef FP_MEMNODE_SERVER_H
 #define FP_MEMNODE_SERVER_H
 
+#include <jansson.h>
+
 #include "common/daemon/server.h"
+#include "common/metrics.h"
 #include "memnode/extents.h"
 #include "memnode/spill.h"
 
@@ -18,8 +21,10 @@ typedef struct fp_memnode_config {
     int extent_order;      /* log2 of slot units per extent; -1: chosen by memory_bytes */
     int numa_node;         /* -1: not bound */
     uint64_t boot_id;      /* 0: random */
+    const fp_auth *auth;   /* with the secret; outlives the node. NULL: whoever comes is served */
     fp_spill *
         spill; /* log rings are given to it; closed after the node, its thread stopped before. NULL: none */
+    bool in_cluster; /* coordinators say what it grants to whom, and where it spills to */
 } fp_memnode_config;
 
 typedef struct fp_memnode fp_memnode;
@@ -56,6 +61,14 @@ fp_poller *fp_memnode_poller(const fp_memnode *node, unsigned i);
 int fp_memnode_step(fp_memnode *node) FARPOOL_MUST_CHECK;
 
 void fp_memnode_usage_get(const fp_memnode *node, fp_memnode_usage *usage);
+/* Writes all figures, some of them for each partition. Waits as fp_spill_rings_get. */
+void fp_memnode_metrics(const fp_memnode *node, fp_metrics *metrics);
 uint64_t fp_memnode_boot_id(const fp_memnode *node);
+const fp_server *fp_memnode_server(const fp_memnode *node);
+
+/* In a cluster (docs/coordinator.md, What is said): what it is to be from now on, and what it is: a new object, NULL: no
+ * memory. */
+void fp_memnode_duties(fp_memnode *node, const json_t *duties);
+json_t *fp_memnode_actual(const fp_memnode *node);
 
 #endif

@@ -5,7 +5,6 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <poll.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,6 +15,7 @@
 #include "common/config.h"
 #include "common/error.h"
 #include "common/log.h"
+#include "common/spawn.h"
 #include "memnode/spill_inside.h"
 
 enum {
@@ -33,31 +33,30 @@ enum {
 int fp_spill_open(const fp_spill_config *config, fp_spill **out)
 {
     fp_uri uri;
-    int rc = fp_uri_parse(config->storage, &uri);
+    int rc = config->storage ? fp_uri_parse(config->storage, &uri) : 0;
     if (rc)
         return rc;
     fp_spill *spill = calloc(1, sizeof *spill);
     if (!spill)
         return fp_error(FARPOOL_E_NOMEM, "no memory for a spiller");
-    strcpy(spill->storage, config->storage); /* its length was checked by fp_uri_parse */
+    if (config->storage)
+        strcpy(spill->storage, config->storage); /* its length was checked by fp_uri_parse */
+    strcpy(spill->target, spill->storage);
     snprintf(spill->name, sizeof spill->name, "%s", config->name);
+    if (config->net)
+        spill->net_options = *config->net;
     spill->timeout_ns = (config->timeout_ms ? config->timeout_ms : TIMEOUT_MS) * 1000000ull;
     spill->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (spill->wake_fd < 0) {
         rc = fp_error_sys("opening an eventfd");
         goto err_after_alloc;
     }
-    rc = fp_net_open(spill->storage, config->net, &spill->net);
+    rc = spill->storage[0] ? fp_spill_net_open(spill) : 0;
     if (rc)
         goto err_after_eventfd;
-    rc = fp_net_poller_open(spill->net, &spill->poller);
-    if (rc)
-        goto err_after_net;
     pthread_mutex_init(&spill->lock, NULL);
     *out = spill;
     return 0;
-err_after_net:
-    fp_net_close(spill->net);
 err_after_eventfd:
     close(spill->wake_fd);
 err_after_alloc:
@@ -77,9 +76,7 @@ void fp_spill_close(fp_spill *spill)
         return;
     if (spill->conn)
         fp_net_conn_close(spill->conn);
-    fp_net_poller_close(spill->poller);
-    fp_spill_chunks_close(spill);
-    fp_net_close(spill->net);
+    fp_spill_net_close(spill);
     while (spill->rings) {
         fp_spill_ring *ring = spill->rings;
         spill->rings = ring->next;
@@ -93,7 +90,7 @@ void fp_spill_close(fp_spill *spill)
 /* ---- rings ----------------------------------------------------------------------------------- */
 
 /* Full is as good as written: the thread has not looked yet. */
-static void wake(const fp_spill *spill)
+void fp_spill_wake(const fp_spill *spill)
 {
     uint64_t one = 1;
     ssize_t n = write(spill->wake_fd, &one, sizeof one);
@@ -117,14 +114,15 @@ int fp_spill_add_ring(fp_spill *spill, uint64_t partition, void *const *extents,
     ring->extents = copy;
     ring->extent_count = count;
     ring->extent_bytes = extent_bytes;
-    ring->moved_ns = fp_net_now_ns(spill->net);
-    fp_spill_ring_begin(ring);
+    ring->moved_ns = fp_spill_now(spill);
     pthread_mutex_lock(&spill->lock);
+    if (spill->target[0])
+        fp_spill_ring_begin(ring);
     ring->number = ++spill->ring_numbers;
     ring->next = spill->rings;
     spill->rings = ring;
     pthread_mutex_unlock(&spill->lock);
-    wake(spill);
+    fp_spill_wake(spill);
     return 0;
 }
 
@@ -134,17 +132,54 @@ void fp_spill_remove_ring(fp_spill *spill, uint64_t partition)
     fp_spill_ring **link = &spill->rings, *ring;
     while ((ring = *link) && ring->partition != partition)
         link = &ring->next;
-    if (ring)
+    if (ring) {
         *link = ring->next;
+        spill->orphaned = true;
+    }
     pthread_mutex_unlock(&spill->lock);
     if (ring)
         free_ring(ring);
+    fp_spill_wake(spill);
+}
+
+void fp_spill_target(fp_spill *spill, const char *storage)
+{
+    pthread_mutex_lock(&spill->lock);
+    snprintf(spill->target, sizeof spill->target, "%s", storage ? storage : "");
+    bool other = strcmp(spill->target, spill->storage) != 0;
+    pthread_mutex_unlock(&spill->lock);
+    if (other)
+        fp_spill_wake(spill);
+}
+
+void fp_spill_reached(fp_spill *spill, char storage[FP_NET_URI_MAX])
+{
+    pthread_mutex_lock(&spill->lock);
+    strcpy(storage, spill->greeted ? spill->storage : "");
+    pthread_mutex_unlock(&spill->lock);
 }
 
 void fp_spill_usage_get(const fp_spill *spill, fp_spill_usage *usage)
 {
     usage->lag = atomic_load_explicit(&spill->lag, memory_order_relaxed);
     usage->gaps = atomic_load_explicit(&spill->gaps, memory_order_relaxed);
+}
+
+uint32_t fp_spill_rings_get(fp_spill *spill, fp_spill_ring_usage *rings, uint32_t max)
+{
+    uint32_t count = 0;
+    pthread_mutex_lock(&spill->lock);
+    for (const fp_spill_ring *ring = spill->rings; ring && count < max; ring = ring->next) {
+        const fp_ring_owner *owner = &ring->owner; /* as checked when it was looked at last */
+        rings[count++] = (fp_spill_ring_usage){
+            .partition = ring->partition,
+            .log_bytes = owner->log_bytes,
+            .used_bytes = owner->durable > owner->start ? owner->durable - owner->start : 0,
+            .lag_bytes = fp_spill_ring_lag(ring),
+        };
+    }
+    pthread_mutex_unlock(&spill->lock);
+    return count;
 }
 
 /* ---- steps ----------------------------------------------------------------------------------- */
@@ -178,7 +213,7 @@ static void warn(fp_spill *spill, uint64_t lag, uint64_t moved_ns, uint64_t now)
 static uint64_t look(fp_spill *spill, uint64_t now)
 {
     uint64_t delay = UINT64_MAX, lag = 0, gaps = 0, moved_ns = now;
-    for (fp_spill_ring *ring = spill->rings; ring; ring = ring->next) {
+    for (fp_spill_ring *ring = spill->storage[0] ? spill->rings : NULL; ring; ring = ring->next) {
         fp_spill_look(ring, now);
         uint64_t ring_lag = fp_spill_ring_lag(ring), again = ring_delay(ring, now);
         lag += ring_lag;
@@ -216,13 +251,17 @@ static bool send_something(fp_spill *spill, uint64_t now)
 
 uint64_t fp_spill_step(fp_spill *spill)
 {
-    fp_spill_poll(spill, fp_net_now_ns(spill->net));
-    fp_spill_connect(spill, fp_net_now_ns(spill->net));
-    uint64_t now = fp_net_now_ns(spill->net);
+    fp_spill_retarget(spill, fp_spill_now(spill));
+    fp_spill_poll(spill, fp_spill_now(spill));
+    fp_spill_connect(spill, fp_spill_now(spill));
+    uint64_t now = fp_spill_now(spill);
     pthread_mutex_lock(&spill->lock);
+    if (spill->conn && spill->orphaned) /* or no other node could append to that log */
+        fp_spill_cut(spill, now, "a log ring was given back");
+    spill->orphaned = false;
     uint64_t delay = look(spill, now);
     bool more = send_something(spill, now);
-    if (!spill->conn && spill->rings) {
+    if (!spill->conn && spill->rings && spill->storage[0]) {
         uint64_t due = spill->connect_ns > now ? spill->connect_ns - now : 0;
         delay = due < IDLE_NS ? due : IDLE_NS;
     }
@@ -235,12 +274,12 @@ uint64_t fp_spill_step(fp_spill *spill)
 static void *run(void *arg)
 {
     fp_spill *spill = arg;
-    struct pollfd fds[2] = {{.fd = fp_net_poller_fd(spill->poller), .events = POLLIN},
-                            {.fd = spill->wake_fd, .events = POLLIN}};
+    struct pollfd fds[2] = {{.events = POLLIN}, {.fd = spill->wake_fd, .events = POLLIN}};
     while (!atomic_load_explicit(&spill->stop, memory_order_acquire)) {
         uint64_t delay = fp_spill_step(spill), wakes;
         if (!delay)
             continue;
+        fds[0].fd = spill->poller ? fp_net_poller_fd(spill->poller) : -1;
         struct timespec timeout = {(time_t)(delay / 1000000000), (long)(delay % 1000000000)};
         if (ppoll(fds, 2, delay == UINT64_MAX ? NULL : &timeout, NULL) > 0 && fds[1].revents &&
             read(spill->wake_fd, &wakes, sizeof wakes) < 0)
@@ -251,18 +290,13 @@ static void *run(void *arg)
 
 int fp_spill_start(fp_spill *spill)
 {
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    errno = pthread_create(&spill->thread, NULL, run, spill);
-    int rc = errno ? fp_error_sys("starting the spiller's thread") : 0;
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    return rc;
+    errno = fp_spawn(&spill->thread, run, spill);
+    return errno ? fp_error_sys("starting the spiller's thread") : 0;
 }
 
 void fp_spill_stop(fp_spill *spill)
 {
     atomic_store_explicit(&spill->stop, true, memory_order_release);
-    wake(spill);
+    fp_spill_wake(spill);
     pthread_join(spill->thread, NULL);
 }

@@ -5,8 +5,11 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "common/clock.h"
 #include "common/error.h"
+#include "common/faultpoint.h"
 #include "common/log.h"
+#include "common/net/sim.h"
 #include "common/redo.h"
 #include "memnode/spill_inside.h"
 
@@ -19,6 +22,38 @@ enum {
     PIECE_BYTES = 1 << 20, /* of a WRITE */
     OPS_MAX = FP_REDO_FRAME_BYTES_MAX / PIECE_BYTES + 3,
 };
+
+/* ---- the transport --------------------------------------------------------------------------- */
+
+uint64_t fp_spill_now(const fp_spill *spill) { return fp_net_clock_ns(&spill->net_options); }
+
+void fp_spill_net_close(fp_spill *spill)
+{
+    if (!spill->net)
+        return;
+    fp_net_poller_close(spill->poller);
+    fp_spill_chunks_close(spill);
+    fp_net_close(spill->net);
+    spill->poller = NULL;
+    spill->net = NULL;
+}
+
+int fp_spill_net_open(fp_spill *spill)
+{
+    if (spill->net)
+        return 0;
+    int rc = fp_net_open(spill->storage, &spill->net_options, &spill->net);
+    if (rc) {
+        spill->net = NULL;
+        return rc;
+    }
+    rc = fp_net_poller_open(spill->net, &spill->poller);
+    if (rc) {
+        fp_net_close(spill->net);
+        spill->net = NULL;
+    }
+    return rc;
+}
 
 /* ---- connecting ------------------------------------------------------------------------------ */
 
@@ -38,9 +73,9 @@ static void connect_later(fp_spill *spill, uint64_t now)
     spill->connect_ns = now + spill->connect_backoff_ns;
 }
 
-void fp_spill_cut(fp_spill *spill, uint64_t now, const char *why)
+/* Nothing is known of any WAL any more. */
+static void disconnect(fp_spill *spill)
 {
-    say_outage(spill, why);
     fp_net_conn_close(spill->conn);
     spill->conn = NULL;
     spill->greeted = false;
@@ -53,7 +88,35 @@ void fp_spill_cut(fp_spill *spill, uint64_t now, const char *why)
         ring->asked = 0;
         ring->failed = false;
     }
+}
+
+void fp_spill_cut(fp_spill *spill, uint64_t now, const char *why)
+{
+    say_outage(spill, why);
+    disconnect(spill);
     connect_later(spill, now);
+}
+
+void fp_spill_retarget(fp_spill *spill, uint64_t now)
+{
+    pthread_mutex_lock(&spill->lock);
+    bool other = strcmp(spill->target, spill->storage) != 0;
+    if (other) {
+        strcpy(spill->storage, spill->target);
+        if (spill->conn)
+            disconnect(spill);
+        spill->connect_ns = spill->connect_backoff_ns = 0;
+        spill->outage = false;
+        for (fp_spill_ring *ring = spill->rings; ring; ring = ring->next)
+            fp_spill_ring_retarget(ring, spill->storage[0], now);
+    }
+    pthread_mutex_unlock(&spill->lock);
+    if (!other)
+        return;
+    fp_log(FP_LOG_INFO, "redo log is to be spilled to %s",
+           spill->storage[0] ? spill->storage : "no storage node");
+    if (spill->net && (!spill->storage[0] || !fp_net_leads_to(spill->net, spill->storage)))
+        fp_spill_net_close(spill);
 }
 
 /* Encodes spill->msg; the operation that sends it. */
@@ -64,9 +127,7 @@ static fp_net_op message_op(fp_spill *spill)
     while (!spill->request_number);
     spill->msg.request = spill->request_number;
     size_t len = fp_wire_encode(&spill->msg, spill->buffer, sizeof spill->buffer);
-    fp_net_op op = {.kind = FP_NET_SEND, .sge_count = 1};
-    op.sge[0] = (fp_sge){.addr = spill->buffer, .len = (uint32_t)len};
-    return op;
+    return fp_net_message(spill->buffer, len);
 }
 
 static void remember(fp_spill *spill, uint64_t ring, uint64_t now)
@@ -92,25 +153,28 @@ static bool send_message(fp_spill *spill, uint64_t ring, uint64_t now)
 
 void fp_spill_connect(fp_spill *spill, uint64_t now)
 {
-    if (spill->conn || now < spill->connect_ns)
+    if (spill->conn || !spill->storage[0] || now < spill->connect_ns)
         return;
     pthread_mutex_lock(&spill->lock);
     bool needed = spill->rings != NULL;
     pthread_mutex_unlock(&spill->lock);
     if (!needed)
         return;
-    int rc = fp_net_connect(spill->poller, spill->storage, &spill->conn);
-    now = fp_net_now_ns(spill->net);
+    int rc = fp_spill_net_open(spill);
+    rc = rc ? rc : fp_net_connect(spill->poller, spill->storage, &spill->conn);
+    now = fp_spill_now(spill);
     if (rc) {
         spill->conn = NULL;
         say_outage(spill, farpool_errmsg());
         connect_later(spill, now);
         return;
     }
-    spill->msg.type = FP_MSG_HELLO;
-    snprintf(spill->msg.text, sizeof spill->msg.text, "%s", spill->name);
+    rc = fp_greet_begin(&spill->greet, fp_net_auth(spill->net), spill->name, &spill->msg);
     pthread_mutex_lock(&spill->lock);
-    send_message(spill, 0, now);
+    if (rc)
+        fp_spill_cut(spill, now, farpool_errmsg());
+    else
+        send_message(spill, 0, now);
     pthread_mutex_unlock(&spill->lock);
 }
 
@@ -131,6 +195,7 @@ bool fp_spill_ask(fp_spill *spill, fp_spill_ring *ring, enum fp_msg_type type, u
     if (ring->phase == FP_SPILL_LEAVING)
         spill->msg.bytes = 0;
     spill->msg.lsn = ring->owner.start;
+    spill->msg.lineage = ring->lineage;
     if (type == FP_MSG_WAL_FENCE) { /* all that we have is of our owner's log, whoever wrote it */
         spill->msg.epoch = ring->owner.epoch;
         spill->msg.lsn = ring->owner.durable;
@@ -172,6 +237,7 @@ bool fp_spill_append(fp_spill *spill, fp_spill_ring *ring, fp_spill_chunk *chunk
         fp_spill_cut(spill, now, farpool_errmsg());
         return false;
     }
+    FP_FAULT_POINT(SPILL_SENT);
     chunk->busy = true;
     remember(spill, ring->number, now);
     ring->asked++;
@@ -202,9 +268,17 @@ static bool is_sane(const fp_spill_ring *ring, const fp_msg *msg)
 
 static void take_state(fp_spill_ring *ring, enum fp_msg_type asked, const fp_msg *msg, uint64_t now)
 {
-    fp_spill_note(ring, msg, now);
+    if (asked == FP_MSG_WAL_APPEND)
+        FP_FAULT_POINT(SPILL_ANSWERED);
     ring->absent = false;
-    if (asked == FP_MSG_WAL_GET) {
+    ring->volume = msg->wal.volume;
+    ring->astray = fp_lineage_number(&msg->lineage) != fp_lineage_number(&ring->lineage);
+    if (!ring->astray)
+        fp_spill_note(ring, msg, now);
+    if (asked == FP_MSG_WAL_JOIN || (ring->astray && asked != FP_MSG_WAL_GET)) {
+        ring->failed =
+            true; /* its log has become ours, or another one: what comes next is asked anew */
+    } else if (asked == FP_MSG_WAL_GET) {
         ring->opened = msg->epoch ? msg->epoch : 1;
         ring->sent = msg->wal.end;
         ring->phase = FP_SPILL_KNOWN;
@@ -217,6 +291,7 @@ static void take_state(fp_spill_ring *ring, enum fp_msg_type asked, const fp_msg
     } else if (ring->phase == FP_SPILL_LEAVING) {
         ring->phase = FP_SPILL_LOST;
     } else if (msg->wal.streaming) {
+        FP_FAULT_POINT(SPILL_OPENED);
         ring->phase = FP_SPILL_STREAMING;
         ring->sent = msg->wal.end;
         ring->sent_epoch = 0;
@@ -231,6 +306,8 @@ static void take_state(fp_spill_ring *ring, enum fp_msg_type asked, const fp_msg
 
 static void take_error(fp_spill_ring *ring, enum fp_msg_type asked, const fp_msg *msg, uint64_t now)
 {
+    if (msg->code == FARPOOL_E_CORRUPT && asked != FP_MSG_WAL_APPEND) /* that: our bytes are */
+        fp_spill_note_worthless(ring);
     if (msg->code == FARPOOL_E_BUSY || msg->code == FARPOOL_E_RETRY) {
         ring->failed = true; /* it is opening the WAL */
         ring->due_ns = now + FOLLOW_NS;
@@ -239,6 +316,7 @@ static void take_error(fp_spill_ring *ring, enum fp_msg_type asked, const fp_msg
          * promised when a frame has it. */
         ring->opened = 1;
         ring->absent = true;
+        ring->astray = false;
         ring->phase = FP_SPILL_KNOWN;
         if (msg->code != FARPOOL_E_NOTFOUND)
             fp_spill_hold(ring, msg->code, msg->text, now);
@@ -247,8 +325,12 @@ static void take_error(fp_spill_ring *ring, enum fp_msg_type asked, const fp_msg
         ring->phase = FP_SPILL_LOST; /* what WAL_GET said is not true any more */
         ring->due_ns = now + FOLLOW_NS;
     } else if (asked == FP_MSG_WAL_APPEND && msg->code == FARPOOL_E_FENCED &&
-               ring->opened < ring->owner.epoch) {
+               ring->opened <= ring->owner.epoch) {
         ring->failed = ring->barred = true;
+        /* Promised to our owner himself, but from too early on: a WAL that was dropped while we appended to it is made anew
+         * by WAL_OPEN under the epoch that it had. It may be another reason, so not again and again at once. */
+        if (ring->opened == ring->owner.epoch)
+            fp_spill_hold(ring, msg->code, msg->text, now);
     } else {
         ring->failed = true;
         ring->barred = false;
@@ -257,6 +339,22 @@ static void take_error(fp_spill_ring *ring, enum fp_msg_type asked, const fp_msg
 }
 
 /* NULL or why the connection has to be given up. */
+static const char *take_greeting(fp_spill *spill, uint64_t now)
+{
+    int rc = fp_greet_take(&spill->greet, &spill->msg);
+    if (rc < 0)
+        return farpool_errmsg();
+    if (rc) {
+        send_message(spill, 0, now); /* or the connection is gone already */
+        return NULL;
+    }
+    spill->greeted = true;
+    fp_log(FP_LOG_INFO, "redo log is spilled to %s, %s", spill->msg.text, spill->storage);
+    spill->outage = false;
+    return NULL;
+}
+
+/* The same. */
 static const char *take_answer(fp_spill *spill, uint64_t now)
 {
     fp_msg *msg = &spill->msg;
@@ -269,14 +367,8 @@ static const char *take_answer(fp_spill *spill, uint64_t now)
     fp_spill_request asked = *request;
     request->number = 0;
     spill->request_count--;
-    if (asked.type == FP_MSG_HELLO) {
-        if (msg->type != FP_MSG_HELLO_OK)
-            return msg->type == FP_MSG_ERROR ? msg->text : "it has not answered HELLO";
-        spill->greeted = true;
-        fp_log(FP_LOG_INFO, "redo log is spilled to %s, %s", msg->text, spill->storage);
-        spill->outage = false;
-        return NULL;
-    }
+    if (asked.type == FP_MSG_HELLO || asked.type == FP_MSG_PROOF)
+        return take_greeting(spill, now);
     if (msg->type != FP_MSG_WAL_STATE && msg->type != FP_MSG_ERROR)
         return "it has sent something else than was asked for";
     spill->connect_backoff_ns = 0;
@@ -328,7 +420,7 @@ static void take_event(fp_spill *spill, const fp_net_event *event, uint64_t now)
 void fp_spill_poll(fp_spill *spill, uint64_t now)
 {
     fp_net_event events[EVENTS];
-    for (int round = 0; round < ROUNDS_MAX; round++) {
+    for (int round = 0; round < ROUNDS_MAX && spill->poller; round++) {
         int n = fp_net_poll(spill->poller, events, EVENTS, 0);
         pthread_mutex_lock(&spill->lock);
         for (int i = 0; i < n; i++)

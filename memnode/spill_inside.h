@@ -3,7 +3,8 @@
  * Inside of the spiller: spill.c (rings, steps, the thread), spill_conn.c (the connection, what is asked and answered)
  * and spill_ring.c (lines, frames, copies).
  *
- *   guarded by `lock`            rings and all that is in them, also the writing of a node's line; `turn`
+ *   guarded by `lock`            rings and all that is in them, also the writing of a node's line; `turn`, `orphaned`,
+ *                                `target`; storage and greeted, which the thread that steps alone writes
  *   of the thread that steps     net, poller, conn, requests, chunks, messages, times
  *   atomic, relaxed              lag, gaps: figures, nothing depends on their order
  *   atomic                       stop: set with release before the wake, read with acquire
@@ -19,14 +20,15 @@
 
 #include <pthread.h>
 
+#include "common/greet.h"
 #include "common/ring.h"
 #include "common/wire.h"
 #include "memnode/spill.h"
 
 enum {
-    FP_SPILL_CHUNKS = 4, /* being sent at a time */
-    FP_SPILL_CHUNK_BYTES = 1 << 20,
-    FP_SPILL_REQUESTS = 6, /* not answered, below FP_NET_RECV_DEPTH */
+    FP_SPILL_CHUNKS = 4,            /* being sent at a time */
+    FP_SPILL_CHUNK_BYTES = 8 << 20, /* a storage node that is behind syncs seldom then */
+    FP_SPILL_REQUESTS = 6,          /* not answered, below FP_NET_RECV_DEPTH */
 };
 
 enum fp_spill_phase {
@@ -46,12 +48,15 @@ typedef struct fp_spill_ring {
     uint64_t extent_bytes;
 
     fp_ring_owner owner; /* the last valid line read; magic 0: none */
+    fp_lineage lineage;  /* of its log, as the ring's slabs say */
     fp_ring_node node;   /* our line as it stands in the ring; magic 0: none */
 
     enum fp_spill_phase phase;
-    unsigned asked; /* requests not answered */
-    bool absent;    /* there is no WAL yet; it is made to begin where our log does */
-    bool failed;    /* an append was refused: ask anew when all are answered */
+    unsigned asked;  /* requests not answered */
+    bool absent;     /* there is no WAL yet; it is made to begin where our log does */
+    bool failed;     /* an append was refused: ask anew when all are answered */
+    bool astray;     /* KNOWN: the WAL is of another log as far as is known: WAL_JOIN is next */
+    uint64_t volume; /* whose it is */
     bool
         barred; /* because something was promised to an owner who has not begun: promise it to ours */
     uint64_t due_ns;     /* nothing is asked before */
@@ -85,18 +90,23 @@ typedef struct fp_spill_chunk {
 } fp_spill_chunk;
 
 struct fp_spill {
-    char storage[FP_NET_URI_MAX];
+    char storage[FP_NET_URI_MAX]; /* "": none */
+    char target[FP_NET_URI_MAX];  /* what it is to be; rings are told of it in the next step */
     char name[FP_WIRE_TEXT_MAX + 1];
+    fp_net_options net_options;
     uint64_t timeout_ns;
     pthread_mutex_t lock;
     fp_spill_ring *rings;
     uint64_t ring_numbers;
     uint64_t turn; /* number of the ring that had the last copy */
+    bool
+        orphaned; /* a ring was removed: the connection may still be the one who appends to its log */
 
-    fp_net *net;
+    fp_net *net; /* NULL: not opened, as is */
     fp_poller *poller;
-    fp_conn *conn;      /* NULL: none */
-    bool greeted;       /* it has answered our HELLO */
+    fp_conn *conn; /* NULL: none */
+    fp_greet greet;
+    bool greeted;       /* the handshake is done */
     bool outage;        /* that there is no connection has been said */
     uint64_t warned_ns; /* that it stands still was said last */
     uint64_t connect_ns, connect_backoff_ns;
@@ -115,6 +125,12 @@ struct fp_spill {
 
 /* spill_conn.c: all with the lock, but connect and poll */
 
+uint64_t fp_spill_now(const fp_spill *spill);
+/* Opens the transport that leads to the storage node, unless it is open. */
+int fp_spill_net_open(fp_spill *spill) FARPOOL_MUST_CHECK;
+void fp_spill_net_close(fp_spill *spill); /* there is no connection */
+/* Takes the target for the storage node, if it is another one. Takes and gives the lock itself. */
+void fp_spill_retarget(fp_spill *spill, uint64_t now);
 /* Connects if that is due. Takes and gives the lock itself. */
 void fp_spill_connect(fp_spill *spill, uint64_t now);
 /* Takes what has come. Takes and gives the lock itself. */
@@ -137,6 +153,11 @@ void fp_spill_look(fp_spill_ring *ring, uint64_t now);
 void fp_spill_note(fp_spill_ring *ring, const fp_msg *msg, uint64_t now);
 /* The ring is not known to others yet: the node's line says that it is going to be spilled. */
 void fp_spill_ring_begin(fp_spill_ring *ring);
+/* Nothing is known of the storage node that it is spilled to from now on, or it is spilled nowhere any more (what was said
+ * of another one does not stay): writes the node's line. */
+void fp_spill_ring_retarget(fp_spill_ring *ring, bool spills, uint64_t now);
+/* The storage node has said that nothing of what it has counts: writes the node's line. */
+void fp_spill_note_worthless(fp_spill_ring *ring);
 uint64_t fp_spill_ring_lag(const fp_spill_ring *ring);
 /* What is to be asked or sent for this ring now. Returns true if a chunk was copied: there may be more. */
 bool fp_spill_ring_step(fp_spill *spill, fp_spill_ring *ring, uint64_t now);

@@ -5,8 +5,8 @@
  * Everything below an owner's durable is committed and the same in every ring that has it, whoever owned the log when
  * it was written. So it does not matter which node appends it, nor under which owner's line; and a WAL's promise is
  * never raised beyond the epoch of a frame that is about to be appended, for then the frames before it, of earlier
- * owners, could not be appended any more. If it has been, by an owner who was about to begin and never did, it is
- * raised to ours, from what is durable on. Only a WAL that was promised to a later owner than the ring's line knows is
+ * owners, could not be appended any more. If it has been, by an owner who was about to begin and never did, or because
+ * the WAL was made anew, it is raised to ours, from what is durable on. Only a WAL that was promised to a later owner than the ring's line knows is
  * left alone: that owner reads it now.
  *
  * The ring may not have yet what is durable in others; it may have something else there, of an earlier lap (then the
@@ -18,6 +18,7 @@
 #include <string.h>
 
 #include "common/error.h"
+#include "common/faultpoint.h"
 #include "common/log.h"
 #include "common/racy.h"
 #include "common/redo.h"
@@ -64,9 +65,11 @@ static bool read_owner(const fp_spill_ring *ring, fp_ring_owner *line)
 }
 
 /* Peers may READ it at any moment; the checksum is for them. */
-static void write_node(fp_spill_ring *ring, uint64_t volume, uint64_t spilled)
+static void write_node(fp_spill_ring *ring, fp_ring_node line)
 {
-    ring->node = (fp_ring_node){.partition = ring->partition, .volume = volume, .spilled = spilled};
+    ring->node = line;
+    ring->node.partition = ring->partition;
+    ring->node.fork = fp_lineage_number(&ring->lineage);
     fp_ring_node_seal(&ring->node);
     fp_racy_copy(place(ring, FP_RING_NODE_AT), &ring->node, sizeof ring->node);
 }
@@ -76,23 +79,61 @@ void fp_spill_ring_begin(fp_spill_ring *ring)
     fp_ring_node line;
     fp_racy_copy(&line, place(ring, FP_RING_NODE_AT), sizeof line);
     if (!fp_ring_node_is_valid(&line, ring->partition))
-        write_node(ring, 0, 0);
+        write_node(ring, (fp_ring_node){0});
+}
+
+void fp_spill_ring_retarget(fp_spill_ring *ring, bool spills, uint64_t now)
+{
+    write_node(ring, (fp_ring_node){.worthless = !spills});
+    ring->phase = FP_SPILL_LOST;
+    ring->absent = ring->failed = ring->astray = ring->barred = ring->gap = false;
+    ring->volume = ring->opened = ring->sent = ring->sent_epoch = ring->gap_lsn = 0;
+    ring->due_ns = ring->backoff_ns = 0;
+    ring->moved_ns = now;
+    ring->said = 0;
+}
+
+/* Whether our line says something of the log that the ring has now. */
+static bool has_said(const fp_spill_ring *ring)
+{
+    return ring->node.magic && ring->node.fork == fp_lineage_number(&ring->lineage);
 }
 
 uint64_t fp_spill_ring_lag(const fp_spill_ring *ring)
 {
     if (!ring->owner.magic)
         return 0;
-    uint64_t spilled = ring->node.magic ? ring->node.spilled : 0;
+    uint64_t spilled = has_said(ring) ? ring->node.spilled : 0;
     spilled = spilled > ring->owner.start ? spilled : ring->owner.start;
     return ring->owner.durable > spilled ? ring->owner.durable - spilled : 0;
+}
+
+/* The owner writes the lineage before a line that names its last fork. False: it is being written again. */
+static bool take_lineage(fp_spill_ring *ring, uint64_t fork)
+{
+    fp_lineage found = {0};
+    bool known = !fork;
+    for (unsigned i = 0; i < 2 && !known; i++) {
+        fp_ring_slabs slabs;
+        fp_racy_copy(&slabs, place(ring, FP_RING_SLABS_AT + i * FP_RING_SLABS_BYTES), sizeof slabs);
+        known = fp_ring_slabs_are_valid(&slabs, ring->partition) &&
+                fp_lineage_number(&slabs.lineage) == fork;
+        found = known ? slabs.lineage : found;
+    }
+    if (known) {
+        ring->lineage = found;
+        ring->failed = true; /* what is known of the WAL was of the log before */
+    }
+    return known;
 }
 
 void fp_spill_look(fp_spill_ring *ring, uint64_t now)
 {
     fp_ring_owner line;
     if (!read_owner(ring, &line))
-        return;                         /* blank, or being written: next time */
+        return; /* blank, or being written: next time */
+    if (line.fork != fp_lineage_number(&ring->lineage) && !take_lineage(ring, line.fork))
+        return;
     if (line.epoch > ring->owner.epoch) /* perhaps what was refused is not refused to this one */
         ring->due_ns = ring->backoff_ns = 0;
     if (line.durable > ring->owner.durable)
@@ -120,7 +161,7 @@ void fp_spill_note(fp_spill_ring *ring, const fp_msg *msg, uint64_t now)
 {
     const fp_ring_node *node = &ring->node;
     ring->gap = ring->gap && msg->wal.end < ring->owner.start;
-    bool same = node->magic && node->volume == msg->wal.volume;
+    bool same = has_said(ring) && node->volume == msg->wal.volume && !node->worthless;
     if (same && node->spilled == msg->wal.durable)
         return;
     if (same && node->spilled > msg->wal.durable)
@@ -128,13 +169,20 @@ void fp_spill_note(fp_spill_ring *ring, const fp_msg *msg, uint64_t now)
                "partition %" PRIu64 ": the storage node had its log up to LSN %" PRIu64
                ", now it ends at %" PRIu64,
                ring->partition, node->spilled, msg->wal.durable);
-    write_node(ring, msg->wal.volume, msg->wal.durable);
+    write_node(ring, (fp_ring_node){.volume = msg->wal.volume, .spilled = msg->wal.durable});
+    FP_FAULT_POINT(SPILL_LINE_WRITTEN);
     ring->moved_ns = now;
     if (ring->said && !ring->gap)
         fp_log(FP_LOG_INFO, "partition %" PRIu64 ": its log is being spilled again",
                ring->partition);
     ring->said = 0;
     ring->backoff_ns = 0;
+}
+
+void fp_spill_note_worthless(fp_spill_ring *ring)
+{
+    if (!has_said(ring) || !ring->node.worthless)
+        write_node(ring, (fp_ring_node){.volume = ring->volume, .worthless = 1});
 }
 
 /* ---- what is sent ---------------------------------------------------------------------------- */
@@ -165,6 +213,7 @@ void fp_spill_chunks_close(fp_spill *spill)
             continue;
         fp_net_unregister(spill->chunks[i].mr);
         fp_mem_close(&spill->chunks[i].mem);
+        spill->chunks[i] = (fp_spill_chunk){0};
     }
 }
 
@@ -246,11 +295,12 @@ static bool send_chunk(fp_spill *spill, fp_spill_ring *ring, uint64_t now)
     if (!chunk)
         return false;
     copy_log(ring, ring->sent, chunk->mem.addr, bytes);
+    FP_FAULT_POINT(SPILL_COPIED);
     /* The owner says where the log begins before it overwrites what was before. */
     fp_racy_read_order();
     fp_ring_owner line;
     if (!read_owner(ring, &line) || line.start > ring->sent ||
-        line.log_bytes != ring->owner.log_bytes)
+        line.log_bytes != ring->owner.log_bytes || line.fork != ring->owner.fork)
         return false;
     uint64_t good = follow(ring, chunk->mem.addr, bytes, &last, &next);
     if (!good && next) {
@@ -283,12 +333,13 @@ static bool is_gap(fp_spill_ring *ring, uint64_t now)
     if (ring->gap)
         fp_spill_hold(ring, FARPOOL_E_NOTFOUND,
                       "the storage node's copy ends there, and the ring has only what is behind; "
-                      "give it another copy of the WAL",
+                      "it needs a peer that has more (farpool-storagenode --peer)",
                       now);
-    else if (gap)
-        ring->due_ns = now + AGAIN_NS;
-    if (gap)
+    if (gap) {
+        ring->due_ns =
+            now + AGAIN_NS; /* it may be filled at any moment, and only now and then for long */
         ring->phase = FP_SPILL_LOST;
+    }
     return gap;
 }
 
@@ -300,6 +351,17 @@ static bool is_fenced(fp_spill_ring *ring, uint64_t now)
     fp_spill_hold(ring, FARPOOL_E_FENCED,
                   "the storage node has heard of a later owner than this ring has", now);
     return true;
+}
+
+/* That its last fork is so is certain when frames behind that are durable. */
+static void ask_to_join(fp_spill *spill, fp_spill_ring *ring, uint64_t now)
+{
+    if (ring->owner.durable > fp_lineage_at(&ring->lineage)) {
+        fp_spill_ask(spill, ring, FP_MSG_WAL_JOIN, now);
+        return;
+    }
+    ring->phase = FP_SPILL_LOST;
+    ring->due_ns = now + AGAIN_NS;
 }
 
 /* Whether somebody else should append: for long there was nothing here that could be. A ring that its owner has lost
@@ -316,7 +378,7 @@ static bool give_up(fp_spill *spill, fp_spill_ring *ring, uint64_t now)
 
 static bool stream(fp_spill *spill, fp_spill_ring *ring, uint64_t now)
 {
-    if (give_up(spill, ring, now) || !fp_spill_ring_lag(ring) || is_gap(ring, now))
+    if (give_up(spill, ring, now) || is_gap(ring, now) || !fp_spill_ring_lag(ring))
         return false;
     if (ring->sent < ring->owner.durable)
         return send_chunk(spill, ring, now);
@@ -327,11 +389,19 @@ static bool stream(fp_spill *spill, fp_spill_ring *ring, uint64_t now)
     return false;
 }
 
+/* Whether the WAL is to be opened though the ring has nothing for it: it ends before our log, or there is none, and what
+ * was before is elsewhere. A peer may have that; who waits for this storage node would wait until something is written. */
+static bool is_needed(const fp_spill_ring *ring)
+{
+    uint64_t end = ring->absent ? FP_REDO_LSN_FIRST : ring->sent;
+    return end < ring->owner.start;
+}
+
 bool fp_spill_ring_step(fp_spill *spill, fp_spill_ring *ring, uint64_t now)
 {
     /* Also what its owner does not need any more: our line should say what is. An owner may wait for it to hear which
      * volume it is. */
-    bool wanted = !ring->node.magic || ring->node.spilled < ring->owner.durable;
+    bool wanted = !has_said(ring) || ring->node.spilled < ring->owner.durable;
     if (!ring->owner.magic || now < ring->due_ns || !fp_spill_can_ask(spill) ||
         (ring->asked && (ring->phase != FP_SPILL_STREAMING || ring->failed)))
         return false;
@@ -347,11 +417,15 @@ bool fp_spill_ring_step(fp_spill *spill, fp_spill_ring *ring, uint64_t now)
             fp_spill_ask(spill, ring, FP_MSG_WAL_GET, now);
         return false;
     case FP_SPILL_KNOWN:
-        if (!fp_spill_ring_lag(
-                ring)) { /* it will not be true any more when there is something to send */
+        if (ring->astray) {
+            ask_to_join(spill, ring, now);
+        } else if (!fp_spill_ring_lag(ring) && !is_needed(ring)) {
+            /* it will not be true any more when there is something to send */
             ring->phase = FP_SPILL_LOST;
             ring->due_ns = wanted ? now + AGAIN_NS : 0;
-        } else if (!is_fenced(ring, now) && !is_gap(ring, now)) {
+        } else if (!is_fenced(ring, now)) {
+            (void)is_gap(
+                ring, now); /* the storage node is to hear of it: perhaps a peer of it has more */
             fp_spill_ask(spill, ring, ring->barred ? FP_MSG_WAL_FENCE : FP_MSG_WAL_OPEN, now);
         }
         return false;

@@ -4,11 +4,11 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
-#include <xxhash.h>
 
 #include "common/crc.h"
+#include "common/kept.h"
 #include "storagenode/file_format.h"
-#include "storagenode/kept.h"
+#include "storagenode/file_hash.h"
 #include "storagenode/wal_format.h"
 
 enum { READ_BYTES = 4 << 20, LANDING_BYTES = 2 * FP_WAL_BLOCK };
@@ -237,7 +237,7 @@ static void check_manifest(checking *c, uint64_t partition, uint64_t start)
         return;
     int rc = fp_manifest_get(c->bytes, c->size, partition, &manifest, &why);
     if (rc) {
-        problem(c, 0, "%s", rc == FARPOOL_E_CORRUPT ? why : "no memory to read it");
+        problem(c, 0, "%s", why ? why : "no memory to read it");
         return;
     }
     if (memcmp(c->bytes, c->bytes + c->size / 2, c->size / 2) != 0)

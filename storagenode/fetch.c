@@ -249,8 +249,10 @@ static int apply_tails(fp_fetch *f)
 {
     for (unsigned i = 0; i < FP_FETCH_TAILS && f->tails[i]; i++) {
         const fp_tail_record *record = fp_tail_find(f->tails[i], f->pid);
-        for (; record && record->delta.lsn <= f->lsn; record = record->next) {
-            int rc = apply(f, &record->delta, record + 1);
+        for (; record && record->lsn <= f->lsn; record = record->next) {
+            const uint8_t *data;
+            fp_delta_record delta = fp_tail_delta(record, &data);
+            int rc = apply(f, &delta, data);
             if (rc)
                 return rc;
         }

@@ -33,6 +33,12 @@ uint64_t fp_index_bytes(const fp_footer *footer)
                                                 footer->chunks * (uint64_t)sizeof(uint32_t);
 }
 
+bool fp_footer_is_foreign(const fp_footer *footer)
+{
+    return footer->magic == footer_magic && footer->crc == CRC_OF(footer) &&
+           footer->version != FP_FILE_VERSION;
+}
+
 const char *fp_footer_get(const uint8_t *block, uint64_t file_bytes, fp_footer *footer)
 {
     memcpy(footer, block, sizeof *footer);
@@ -140,7 +146,7 @@ static bool entries_are_in_order(const fp_manifest *manifest)
             deltas = true;
         }
     }
-    return lsn == header->converted;
+    return lsn == header->converted && header->beginning <= header->base;
 }
 
 static const char *get_copy(const uint8_t *copy, uint64_t bytes, uint64_t partition,
@@ -171,13 +177,17 @@ int fp_manifest_get(const uint8_t *file, uint64_t bytes, uint64_t partition, fp_
     if (copy < FP_FILE_BLOCK || bytes % (FP_MANIFEST_COPIES * (uint64_t)FP_FILE_BLOCK))
         return FARPOOL_E_CORRUPT;
     int i = FP_MANIFEST_COPIES;
+    bool foreign = false;
     while (i-- > 0) { /* the first is looked at last, so *why is about it */
         *why = get_copy(file + (uint64_t)i * copy, copy, partition, manifest);
         if (!*why)
             break;
+        const fp_manifest_header *header = &manifest->header;
+        foreign = foreign || (header->magic == manifest_magic && header->crc == CRC_OF(header) &&
+                              header->version != FP_FILE_VERSION);
     }
     if (*why)
-        return FARPOOL_E_CORRUPT;
+        return foreign ? FARPOOL_E_UNSUPPORTED : FARPOOL_E_CORRUPT;
     size_t size = manifest->header.count * sizeof *manifest->entries;
     const fp_manifest_entry *there = manifest->entries;
     manifest->entries = malloc(size ? size : 1);

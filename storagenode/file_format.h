@@ -21,7 +21,7 @@
 #include "farpool.h"
 
 enum {
-    FP_FILE_VERSION = 1,
+    FP_FILE_VERSION = 2,
     FP_FILE_BLOCK = FP_DISK_ALIGN,
     FP_FILE_NAME_MAX = 64,
     FP_FILE_HASH_BYTES = 16,
@@ -88,12 +88,14 @@ typedef struct fp_manifest_header {
     uint64_t base;      /* all images are as of this LSN; what was before cannot be read any more */
     uint64_t converted; /* the log up to here is in layers */
     uint64_t sequence;  /* of manifests of this partition */
+    /* The log was here from this LSN on. FP_REDO_LSN_FIRST: all of it; else pages not changed since are missing. */
+    uint64_t beginning;
     uint32_t entries_crc, crc; /* crc: of the header before it */
 } fp_manifest_header;
 
 _Static_assert(sizeof(fp_delta_record) == 24 && sizeof(fp_delta_entry) == 16, "delta layer");
 _Static_assert(sizeof(fp_image_entry) == 24 && sizeof(fp_footer) == 80, "layer");
-_Static_assert(sizeof(fp_manifest_entry) == 64 && sizeof(fp_manifest_header) == 64, "manifest");
+_Static_assert(sizeof(fp_manifest_entry) == 64 && sizeof(fp_manifest_header) == 72, "manifest");
 
 static inline uint64_t fp_image_pid(const fp_image_entry *e) { return e->page & FP_PID_MAX; }
 static inline unsigned fp_image_order(const fp_image_entry *e) { return (unsigned)(e->page >> 48); }
@@ -109,6 +111,8 @@ typedef struct fp_manifest {
 void fp_footer_put(uint8_t *block, fp_footer footer);
 /* NULL, or what is wrong with it for a file of so many bytes. */
 const char *fp_footer_get(const uint8_t *block, uint64_t file_bytes, fp_footer *footer);
+/* Whether a footer that was got is good, but of another version. Later versions keep the places of magic, version and crc. */
+bool fp_footer_is_foreign(const fp_footer *footer);
 uint64_t fp_index_bytes(const fp_footer *footer);
 /* NULL, or what is wrong with the index. */
 const char *fp_index_check(const void *index, const fp_footer *footer);
@@ -117,7 +121,8 @@ const char *fp_index_check(const void *index, const fp_footer *footer);
 
 /* All copies, in memory that the caller frees; *bytes is that of the file. NULL: no memory. */
 uint8_t *fp_manifest_put(fp_manifest *manifest, size_t *bytes);
-/* 0, E_CORRUPT (no copy is valid; *why says of the first what is wrong) or E_NOMEM. */
+/* 0, E_CORRUPT (no copy is valid; *why says of the first what is wrong), E_UNSUPPORTED (the same, but one is of another
+ * version) or E_NOMEM (*why is NULL). */
 int fp_manifest_get(const uint8_t *file, uint64_t bytes, uint64_t partition, fp_manifest *manifest,
                     const char **why);
 

@@ -7,6 +7,7 @@
 
 #include "common/crc.h"
 #include "common/error.h"
+#include "common/faultpoint.h"
 #include "storagenode/node.h"
 #include "storagenode/wal_format.h"
 
@@ -126,10 +127,12 @@ static int make_it(fp_storagenode *node, uint64_t wanted)
     if (!rc)
         rc = submit(node, FP_DISK_SYNC, NULL);
     rc = close_file(node, rc);
+    FP_FAULT_POINT(VOLUME_SYNCED);
     node->setup.new_name = name;
     node->setup.replace = false;
     if (!rc)
         rc = submit(node, FP_DISK_RENAME, temporary);
+    FP_FAULT_POINT(VOLUME_RENAMED);
     if (!rc)
         rc = submit(node, FP_DISK_SYNC_DIR, NULL);
     node->volume_id = v.id;
@@ -156,7 +159,7 @@ static int add_wals(fp_storagenode *node, const char *names)
         uint64_t partition = partition_of(file);
         int rc = 0;
         if (partition && !fp_stored_find(node, partition))
-            fp_stored_add(node, partition, 0, &rc);
+            fp_stored_add(node, partition, 0, NULL, &rc);
         if (rc)
             return rc;
     }

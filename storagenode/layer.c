@@ -220,7 +220,12 @@ static void have_footer(fp_layer_load *load)
     if (!why)
         why = compare(&load->footer, load->entry, load->partition);
     uint64_t len = fp_file_ceil(fp_index_bytes(&load->footer));
-    if (why)
+    if (fp_footer_is_foreign(&load->footer))
+        failed(load, fp_volume_say(load->volume, FARPOOL_E_UNSUPPORTED,
+                                   "file '%s': its format has version %u, this program knows %d: "
+                                   "run the version of farpool-storagenode that wrote it",
+                                   load->file->name, load->footer.version, FP_FILE_VERSION));
+    else if (why)
         damaged(load, load->req.offset, why);
     else if (!len)
         have_layer(load); /* of frames that are about no page */

@@ -104,7 +104,7 @@ int fp_layer_make_image(fp_layer_make *make, uint64_t pid, unsigned order, uint6
 
 /* ---- the end --------------------------------------------------------------------------------- */
 
-int fp_layer_make_finish(fp_layer_make *make)
+int fp_layer_make_end(fp_layer_make *make)
 {
     fp_footer *footer = &make->footer;
     bool image = footer->kind == FP_LAYER_IMAGE;
@@ -131,8 +131,6 @@ int fp_layer_make_finish(fp_layer_make *make)
         rc = fp_maker_add(&make->maker, block, FP_FILE_BLOCK);
     }
     free(block);
-    if (!rc)
-        fp_maker_finish(&make->maker);
     return rc;
 }
 

@@ -6,11 +6,15 @@
 #include <stdio.h>
 
 #include "common/daemon/daemon.h"
+#include "storagenode/server.h"
 
 typedef struct fp_storagenode_options {
     fp_daemon_options daemon;
     char volume[4096];
     uint64_t segment_bytes; /* 0: FP_WAL_SEGMENT_BYTES */
+    uint64_t layer_bytes;   /* 0: as fp_store_options */
+    char peers[FP_STORAGENODE_PEERS_MAX][FP_NET_URI_MAX];
+    unsigned peer_count;
 } fp_storagenode_options;
 
 /* Command line and the file it names. Errors: E_INVAL or E_SYS with a sentence. */

@@ -12,9 +12,6 @@
 #include "common/error.h"
 #include "storagenode/node.h"
 
-/* Behind it segments, even small ones, have no numbers any more. */
-#define LSN_MAX (1ull << 47)
-
 /* ---- lists ----------------------------------------------------------------------------------- */
 
 void fp_requests_init(fp_requests *list)
@@ -61,7 +58,8 @@ static void forget(fp_storage_client *client, const fp_request *request)
 
 static bool is_read(const fp_request *request)
 {
-    return request->type == FP_MSG_LOG_GET || request->type == FP_MSG_PAGE_GET;
+    return request->type == FP_MSG_LOG_GET || request->type == FP_MSG_PAGE_GET ||
+           request->type == FP_MSG_MANIFEST_GET || request->type == FP_MSG_FILE_GET;
 }
 
 static bool must_wait(const fp_request *request)
@@ -91,7 +89,8 @@ static bool answer(fp_storage_client *client, fp_request *request)
                   : fp_server_answer(&node->server, &client->at, id);
 }
 
-static void answer_what_can_be(fp_storage_client *client)
+/* False: the client is gone. */
+static bool answer_what_can_be(fp_storage_client *client)
 {
     fp_request *request = client->requests;
     while (request) {
@@ -100,26 +99,27 @@ static void answer_what_can_be(fp_storage_client *client)
             continue;
         }
         if (!answer(client, request))
-            return;
+            return false;
         request = client->requests;
     }
+    return true;
 }
 
-void fp_request_done(fp_request *request, int status)
+bool fp_request_done(fp_request *request, int status)
 {
     if (!request->client) {
         request->log->node->requests--;
         free(request);
-        return;
+        return false;
     }
     request->done = true;
     request->status = status;
     if (status)
         snprintf(request->reason, sizeof request->reason, "%s", farpool_errmsg());
-    answer_what_can_be(request->client);
+    return answer_what_can_be(request->client);
 }
 
-void fp_request_answer(fp_request *request)
+bool fp_request_answer(fp_request *request)
 {
     fp_storage_client *client = request->client;
     fp_storagenode *node = request->log->node;
@@ -128,18 +128,18 @@ void fp_request_answer(fp_request *request)
         forget(client, request);
     node->requests--;
     free(request);
-    if (client)
-        fp_server_answer(&node->server, &client->at, id);
+    return client && fp_server_answer(&node->server, &client->at, id);
 }
 
 void fp_storage_dropped(void *owner, fp_server_client *gone)
 {
     fp_storagenode *node = owner;
     fp_storage_client *client = (fp_storage_client *)gone;
+    fp_stored_copy_end(client);
     for (fp_request *request = client->requests, *next; request; request = next) {
         next = request->next_of_client;
         request->client = NULL;
-        if (!request->done)
+        if (!request->done && request->type != FP_MSG_FILE_GET)
             continue; /* whoever has it under way frees it */
         node->requests--;
         free(request);
@@ -174,8 +174,12 @@ static fp_request *note_request(fp_storagenode *node, fp_storage_client *client,
     request->epoch = msg->epoch;
     request->bytes = msg->bytes;
     request->lsn = msg->lsn;
+    request->fork = msg->fork;
+    request->lineage = msg->lineage;
     request->pid = msg->pid;
     request->offset = msg->offset;
+    request->at = msg->at;
+    memcpy(request->hash, msg->hash, sizeof request->hash);
     if (client->requests)
         client->last->next_of_client = request;
     else
@@ -188,11 +192,11 @@ static fp_request *note_request(fp_storagenode *node, fp_storage_client *client,
 
 static int check_open(const fp_msg *msg)
 {
-    if (msg->lsn < FP_REDO_LSN_FIRST || msg->lsn % FP_REDO_ALIGN || msg->lsn > LSN_MAX)
+    if (msg->lsn < FP_REDO_LSN_FIRST || msg->lsn % FP_REDO_ALIGN || msg->lsn > FP_WAL_LSN_MAX)
         return fp_error(FARPOOL_E_INVAL,
                         "WAL_OPEN of partition %" PRIu64 " from LSN %" PRIu64
-                        ": the LSN is a frame's beginning, from %llu on",
-                        msg->partition, msg->lsn, FP_REDO_LSN_FIRST);
+                        ": the LSN is a frame's beginning, from %llu on, and at most %llu",
+                        msg->partition, msg->lsn, FP_REDO_LSN_FIRST, FP_WAL_LSN_MAX);
     if (msg->bytes > FP_REDO_FRAME_BYTES_MAX)
         return fp_error(FARPOOL_E_TOO_BIG,
                         "WAL_OPEN of partition %" PRIu64 ": frames of up to %" PRIu64
@@ -209,6 +213,12 @@ static fp_stored *log_of(fp_storagenode *node, int *rc)
         *rc = fp_error(FARPOOL_E_INVAL, "there is no partition 0");
         return NULL;
     }
+    if (msg->epoch > INT64_MAX) { /* a promise that nobody could go beyond */
+        *rc = fp_error(FARPOOL_E_INVAL,
+                       "partition %" PRIu64 ": epoch %" PRIu64 "; epochs stay below 2^63",
+                       msg->partition, msg->epoch);
+        return NULL;
+    }
     if (msg->type == FP_MSG_WAL_OPEN) {
         *rc = check_open(msg);
         if (*rc)
@@ -218,7 +228,7 @@ static fp_stored *log_of(fp_storagenode *node, int *rc)
     if (log)
         return log;
     if (msg->type == FP_MSG_WAL_OPEN)
-        return fp_stored_add(node, msg->partition, msg->lsn, rc);
+        return fp_stored_add(node, msg->partition, msg->lsn, &msg->lineage, rc);
     *rc = fp_error(FARPOOL_E_NOTFOUND, "partition %" PRIu64 " has no WAL on volume %s",
                    msg->partition, node->path);
     return NULL;
@@ -231,8 +241,10 @@ static void handle_log(fp_storagenode *node, fp_storage_client *client)
     if (client->request_count >= FP_STORAGE_REQUESTS_MAX)
         rc = fp_error(FARPOOL_E_BUSY, "%u requests of this connection are under way already",
                       client->request_count);
-    else
+    else if (!(rc = fp_access_check(node, client)))
         log = log_of(node, &rc);
+    if (log && (rc = fp_stored_check_dropping(log)))
+        log = NULL;
     if (!log) {
         refuse(node, client, rc);
         return;
@@ -242,6 +254,8 @@ static void handle_log(fp_storagenode *node, fp_storage_client *client)
         return;
     if (request->type == FP_MSG_PAGE_GET)
         fp_pages_get(request);
+    else if (request->type == FP_MSG_MANIFEST_GET || request->type == FP_MSG_FILE_GET)
+        fp_stored_copy(request);
     else if (is_read(request))
         fp_stored_get(node, request);
     else
@@ -262,6 +276,7 @@ static void handle_usage(fp_storagenode *node, fp_storage_client *client)
     answer->usage.cpu_ns = usage.cpu_ns;
     answer->usage.data_bytes = usage.data_bytes;
     answer->usage.spill_lag = usage.bytes_lag;
+    answer->usage.incomplete = usage.incomplete;
     fp_server_answer(&node->server, &client->at, node->server.request.request);
 }
 
@@ -276,6 +291,9 @@ void fp_storage_request(void *owner, fp_server_client *from)
     case FP_MSG_LOG_GET:
     case FP_MSG_PAGE_GET:
     case FP_MSG_WAL_FENCE:
+    case FP_MSG_WAL_JOIN:
+    case FP_MSG_MANIFEST_GET:
+    case FP_MSG_FILE_GET:
         handle_log(node, client);
         break;
     case FP_MSG_USAGE:

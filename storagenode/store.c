@@ -67,6 +67,12 @@ static int result_of(const get *g)
                             "page %llu was changed by the frame that ends at LSN %llu, but the log "
                             "here does not have its beginning: read it from another copy",
                             (unsigned long long)f->pid, (unsigned long long)f->changed);
+    if (f->state == FP_PAGE_NONE && !f->changed && fp_store_beginning(g->store) > FP_REDO_LSN_FIRST)
+        return fp_store_say(g->store, FARPOOL_E_CORRUPT,
+                            "page %llu was not changed since LSN %llu, and nothing from before is "
+                            "here: read it from another copy",
+                            (unsigned long long)f->pid,
+                            (unsigned long long)fp_store_beginning(g->store));
     if (f->state == FP_PAGE_NONE)
         return fp_store_say(g->store, FARPOOL_E_NOTFOUND, "page %llu does not exist at LSN %llu",
                             (unsigned long long)f->pid, (unsigned long long)f->lsn);
@@ -219,6 +225,12 @@ static void start_waiting(fp_store *store)
 
 /* ---- what goes on ---------------------------------------------------------------------------- */
 
+uint64_t fp_store_beginning(const fp_store *store)
+{
+    const fp_pages *pages = store->pages;
+    return pages->has_manifest ? pages->manifest.header.beginning : fp_wal_start(store->wal);
+}
+
 uint64_t fp_store_durable(const fp_store *store)
 {
     uint64_t durable = fp_wal_durable(store->wal);
@@ -249,12 +261,13 @@ static void end_flushes(fp_store *store)
 {
     const fp_kept *why = failure(store);
     while (store->flushes.head) {
-        bool reached = store->view->converted >= store->flushes.head->lsn && !store->merge.busy &&
-                       !fp_store_must_merge(store);
+        bool log = store->flushes.head->own.kind == FP_STORE_FLUSH_LOG;
+        bool reached = store->view->converted >= store->flushes.head->lsn &&
+                       (log || (!store->merge.busy && !fp_store_must_merge(store)));
         if (!reached && !why)
             break;
         fp_store_req *req = fp_store_pop(&store->flushes);
-        req->lsn = store->view->base;
+        req->lsn = log ? store->view->converted : store->view->base;
         end(req, reached ? 0 : fp_kept_tell(why));
     }
 }
@@ -298,6 +311,18 @@ static void try_close(fp_store *store)
     end(store->closer, 0);
 }
 
+static void tell_damage(fp_store *store)
+{
+    const fp_kept *all[] = {&store->index.halted, &store->convert.halted, &store->merge.halted};
+    for (unsigned i = 0; i < sizeof all / sizeof *all && !store->told_damage; i++) {
+        if (all[i]->status != FARPOOL_E_CORRUPT || !store->options.damaged)
+            continue;
+        store->told_damage = true;
+        (void)fp_kept_tell(all[i]);
+        store->options.damaged(store->options.user);
+    }
+}
+
 void fp_store_kick(fp_store *store)
 {
     if (!store->opened)
@@ -312,6 +337,7 @@ void fp_store_kick(fp_store *store)
     fp_store_merge(store);
     fp_store_write(store);
     fp_store_trim(store);
+    tell_damage(store); /* before somebody who waits tries again */
     end_flushes(store);
 }
 
@@ -361,6 +387,21 @@ int fp_store_flush(fp_store *store, fp_store_req *req)
     return 0;
 }
 
+int fp_store_flush_log(fp_store *store, fp_store_req *req)
+{
+    FP_ASSERT(store->opened && !store->closing && req->lsn <= fp_store_durable(store));
+    req->own.kind = FP_STORE_FLUSH_LOG;
+    fp_store_push(&store->flushes, req);
+    try_again(store);
+    return 0;
+}
+
+void fp_store_hold_log(fp_store *store, bool hold)
+{
+    store->log_held = hold;
+    poke(store);
+}
+
 int fp_store_fence(fp_store *store, uint64_t generation, fp_store_req *req)
 {
     FP_ASSERT(store->opened && !store->closing);
@@ -394,24 +435,47 @@ void fp_store_free(fp_store *store)
         drop_all(store);
     }
     FP_ASSERT(is_idle(store));
-    free(store->index.buffer);
+    fp_log_piece_unref(store->index.piece);
     free(store);
+}
+
+uint64_t fp_store_lag(const fp_store *store)
+{
+    return fp_store_durable(store) - store->view->converted;
+}
+
+bool fp_store_is_behind(const fp_store *store)
+{
+    bool fails =
+        store->index.halted.status || store->convert.halted.status || store->write.halted.status;
+    return !fails && fp_store_lag(store) > FP_STORE_LAG_TAILS * store->options.convert_bytes;
 }
 
 /* ---- what it is ------------------------------------------------------------------------------ */
 
+uint64_t fp_store_log_damage(const fp_store *store)
+{
+    return store->index.halted.status == FARPOOL_E_CORRUPT ? store->indexed : 0;
+}
+
+int fp_store_failed(const fp_store *store)
+{
+    const fp_kept *why = failure(store);
+    return why ? why->status : 0;
+}
+
 void fp_store_get_stats(const fp_store *store, fp_store_stats *stats)
 {
     const fp_view *view = store->view;
-    const fp_kept *why = failure(store);
     *stats = (fp_store_stats){.log_bytes = store->log_bytes,
                               .written_bytes = store->written_bytes,
+                              .beginning = fp_store_beginning(store),
                               .base = view->base,
                               .converted = view->converted,
                               .indexed = store->indexed,
                               .deltas = view->delta_count,
                               .images = view->image_count,
-                              .failed = why ? why->status : 0};
+                              .failed = fp_store_failed(store)};
     for (uint32_t i = 0; i < view->image_count + view->delta_count; i++) {
         const fp_layer *layer = view->images[i];
         bool image = layer->entry.kind == FP_LAYER_IMAGE;

@@ -8,7 +8,8 @@
  *
  * Threads and done() are as in storagenode/wal.h: everything is of the thread that polls the disk, done() is called
  * exactly once by fp_disk_poll or fp_disk_close if the function has returned 0, and never otherwise. During done()
- * farpool_errmsg() says what went wrong. done() may call everything here but fp_store_free.
+ * farpool_errmsg() says what went wrong. done() may call everything here but fp_store_free. Layers' bytes are put together
+ * by the disk's own thread (docs/storage.md, Threads); nobody has to know that.
  *
  * When the disk is full or fails, what is durable can still be read (as far as READ works); what could not be done in
  * the background is tried again with the next fp_store_log_durable or fp_store_flush. Nothing that fails its checksum
@@ -37,6 +38,10 @@ typedef struct fp_store_options {
     /* Deltas are merged into images when there are more than this (8) and they have a quarter of the images' bytes, or
      * when there are four times as many. */
     unsigned merge_layers;
+    /* Work in the background has met with damage, of layers or (fp_store_log_damage) of the log, which farpool_errmsg()
+     * says. Called once, from within the store: nothing is done to it. NULL: nobody is told. */
+    void (*damaged)(void *user);
+    void *user;
 } fp_store_options;
 
 struct fp_store_req {
@@ -45,7 +50,8 @@ struct fp_store_req {
     int status;
     uint64_t
         pid; /* GET: set by the caller, as is lsn: of which time; 0: of the newest that is durable */
-    uint64_t lsn;     /* GET: which that was; FLUSH: up to here all is in images; OPEN: in layers */
+    uint64_t
+        lsn; /* GET: which that was; FLUSH: up to here all is in images; FLUSH_LOG: see there; OPEN: in layers */
     unsigned order;   /* GET */
     uint64_t changed; /* GET: end of the last frame that changed the page */
     uint8_t *page;    /* GET: 4096 << order bytes, aligned to 4096; the caller's to free() */
@@ -61,6 +67,7 @@ typedef struct fp_store_stats {
     uint64_t written_bytes;            /* to layers and manifests since it was opened */
     uint64_t delta_bytes, image_bytes; /* of layers' files now */
     uint64_t page_bytes;               /* of the pages in images now */
+    uint64_t beginning;                /* see fp_manifest_header (storagenode/file_format.h) */
     uint64_t base;                     /* LSN of the images: what was before cannot be read */
     uint64_t converted;                /* LSN: the log up to here is in layers */
     uint64_t indexed;                  /* LSN: up to here pages can be had now */
@@ -71,6 +78,7 @@ typedef struct fp_store_stats {
 
 /* *store is there at once, for fp_store_free; to be used once done() has said 0. The volume and the WAL are open, and
  * remain so until the store is closed. The log must not have been trimmed by anybody else.
+ * What was not in the log from its beginning on, and has no layers, is E_CORRUPT for GETs, not E_NOTFOUND.
  * done: E_FENCED, E_CORRUPT (the manifest, or the WAL does not have what follows on it; a layer that is damaged or
  * missing is no error here, but in stats, and for who needs it), E_IO, E_NOSPACE and what else the disk gives.
  * Returns: E_INVAL, E_BUSY (it is open), E_NOMEM. */
@@ -93,9 +101,20 @@ int fp_store_get(fp_store *store, fp_store_req *req) FARPOOL_MUST_CHECK;
 void fp_store_keep(fp_store *store, uint64_t lsn);
 /* Turns all that is durable into layers, and these into images as far as keep allows, however little it is. */
 int fp_store_flush(fp_store *store, fp_store_req *req) FARPOOL_MUST_CHECK;
+/* Turns the log up to req->lsn, which is durable, into layers, however little it is; images stay as they are. */
+int fp_store_flush_log(fp_store *store, fp_store_req *req) FARPOOL_MUST_CHECK;
+/* While it is held the WAL is not trimmed. */
+void fp_store_hold_log(fp_store *store, bool hold);
 /* Makes this generation durable: one that is lower cannot open the pages any more. E_FENCED: there is a higher one. */
 int fp_store_fence(fp_store *store, uint64_t generation, fp_store_req *req) FARPOOL_MUST_CHECK;
 
+/* What the last background work ended with; 0: well. */
+int fp_store_failed(const fp_store *store);
+/* The LSN from which on the log cannot be read back, for it is damaged, so no layers are made of it; 0: none is known. */
+uint64_t fp_store_log_damage(const fp_store *store);
+/* So much log is not in layers yet that no more should come for a while. False if that would not help: conversion has
+ * failed. */
+bool fp_store_is_behind(const fp_store *store);
 void fp_store_get_stats(const fp_store *store, fp_store_stats *stats);
 
 #endif

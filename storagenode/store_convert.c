@@ -1,10 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The oldest tail, when it has its size, becomes a delta layer; then the WAL can be trimmed. */
+/*
+ * The oldest tail, when it has its size, becomes a delta layer; then the WAL can be trimmed.
+ *
+ *   piece 1 is put together -> given to the maker, piece 2 is put together -> when both are done, the same again ... ->
+ *   with the last one the maker finishes the file -> its manifest
+ *
+ * The disk's thread puts them together (FP_DISK_WORK), the store's does all else. If memory is missing for a piece, or the
+ * work is refused because the disk was closed, the file is abandoned; if it cannot be written the maker tells when it gets the
+ * next piece. Either way the tail stays, and is converted when somebody asks again.
+ */
 #include <stdlib.h>
 
+#include "common/faultpoint.h"
 #include "storagenode/store_inside.h"
 
-static void put_pages(fp_store *store);
+enum { PIECE_BYTES_MIN = 64 << 10 };
 
 static void convert_end(fp_store *store)
 {
@@ -45,17 +55,6 @@ static void finished(fp_maker *maker)
     fp_store_kick(store);
 }
 
-static void flushed(fp_maker *maker)
-{
-    fp_store *store = maker->user;
-    if (maker->error.status) {
-        fail(store, fp_kept_tell(&maker->error));
-        fp_store_kick(store);
-    } else {
-        put_pages(store);
-    }
-}
-
 static void abandon(fp_store *store, int rc)
 {
     fp_kept_set(&store->convert.halted, rc);
@@ -63,31 +62,92 @@ static void abandon(fp_store *store, int rc)
     fp_maker_abandon(&store->convert.make.maker);
 }
 
-static int put_page(fp_layer_make *make, const fp_tail_page *page)
+/* ---- in the disk's thread -------------------------------------------------------------------- */
+
+static int put_next(fp_convert *convert)
 {
-    int rc = fp_layer_make_page(make, page->pid);
-    for (const fp_tail_record *record = page->first; record && !rc; record = record->next)
-        rc = fp_layer_make_record(make, &record->delta, record + 1);
+    fp_layer_make *make = &convert->make;
+    const fp_tail_page *page = &convert->pages[convert->at];
+    const uint8_t *data;
+    if (!convert->record) {
+        int rc = fp_layer_make_page(make, page->pid);
+        if (rc)
+            return rc;
+        convert->record = page->first;
+    }
+    fp_delta_record delta = fp_tail_delta(convert->record, &data);
+    convert->record = convert->record->next;
+    convert->at += !convert->record;
+    return fp_layer_make_record(make, &delta, data);
+}
+
+static int encode(fp_convert *convert)
+{
+    fp_layer_make *make = &convert->make;
+    uint32_t count = convert->tail->count;
+    int rc = 0;
+    if (!convert->pages)
+        convert->pages = fp_tail_sorted(convert->tail);
+    if (!convert->pages)
+        return fp_error(FARPOOL_E_NOMEM, "no memory to sort %u pages", count);
+    while (convert->at < count && !rc && make->maker.own.used < convert->piece_bytes)
+        rc = put_next(convert);
+    if (!rc && convert->at == count) {
+        convert->complete = true;
+        rc = fp_layer_make_end(make);
+    }
+    if (!rc)
+        fp_maker_hash(&make->maker);
     return rc;
 }
 
-static void put_pages(fp_store *store)
+static void work(fp_disk_req *job)
 {
-    fp_convert *convert = &store->convert;
-    fp_layer_make *make = &convert->make;
-    int rc = 0;
-    while (convert->at < convert->count && !rc) {
-        if (fp_maker_is_full(&make->maker)) {
-            fp_maker_flush(&make->maker);
-            return;
-        }
-        rc = put_page(make, &convert->pages[convert->at++]);
-    }
-    make->maker.done = finished;
-    if (!rc)
-        rc = fp_layer_make_finish(make);
+    fp_store *store = job->user;
+    int rc = encode(&store->convert);
     if (rc)
+        fp_kept_set(&store->convert.failed, rc);
+}
+
+/* ---- in the store's ---------------------------------------------------------------------------- */
+
+static void encoded(fp_disk_req *job);
+
+static void next_piece(fp_store *store)
+{
+    store->convert.job =
+        (fp_disk_req){.kind = FP_DISK_WORK, .work = work, .done = encoded, .user = store};
+    fp_disk_submit(store->disk, &store->convert.job);
+}
+
+static void pushed(fp_maker *maker)
+{
+    fp_store *store = maker->user;
+    if (maker->error.status) {
+        fail(store, fp_kept_tell(&maker->error));
+        fp_store_kick(store);
+    } else {
+        next_piece(store);
+    }
+}
+
+/* A piece is ready: the next one is put together while it is being written. */
+static void encoded(fp_disk_req *job)
+{
+    fp_store *store = job->user;
+    fp_convert *convert = &store->convert;
+    fp_maker *maker = &convert->make.maker;
+    int rc = job->status ? job->status : fp_kept_tell(&convert->failed);
+    if (rc) {
         abandon(store, rc);
+    } else if (convert->complete) {
+        maker->done = finished;
+        fp_maker_finish(maker);
+    } else {
+        maker->done = pushed;
+        if (fp_maker_push(maker))
+            next_piece(store);
+    }
 }
 
 /* That a tail which is not the last has its size is known; the last one when it is flushed. */
@@ -100,10 +160,27 @@ static bool is_due(const fp_store *store)
                                      (store->flushes.head && last->to >= store->flushes.head->lsn));
 }
 
+/* While appends are under way, which want the same disk; each that ends comes here again (fp_store_log_durable). Not if somebody
+ * waits for log behind what fits into tails, and only as long as little enough is put off: then the pace is theirs. */
+static bool yields(const fp_store *store)
+{
+    return fp_wal_is_appending(store->wal) && !store->gets.head && !store->flushes.head &&
+           fp_store_lag(store) <= FP_STORE_YIELD_TAILS * store->options.convert_bytes;
+}
+
+/* The longer, the less is waited for whoever else wants the processor; there are two of them. */
+static size_t piece_bytes(const fp_store *store)
+{
+    uint64_t quarter = store->options.convert_bytes / 4;
+    quarter = quarter > PIECE_BYTES_MIN ? quarter : PIECE_BYTES_MIN;
+    return quarter < FP_MAKER_PIECE_MAX ? (size_t)quarter : FP_MAKER_PIECE_MAX;
+}
+
 void fp_store_convert(fp_store *store)
 {
     fp_convert *convert = &store->convert;
-    if (convert->busy || convert->ready || convert->halted.status || !is_due(store))
+    if (convert->busy || convert->ready || convert->halted.status || !is_due(store) ||
+        yields(store))
         return;
     if (store->tail_count == 1) { /* nothing is added to it any more */
         int rc = fp_store_new_tail(store);
@@ -118,15 +195,13 @@ void fp_store_convert(fp_store *store)
     fp_layer_make_init(&convert->make, store, FP_LAYER_DELTA, tail->from, tail->to,
                        tail->bytes + index + 3 * (uint64_t)FP_FILE_BLOCK);
     convert->make.maker.user = store;
-    convert->make.maker.done = flushed;
-    convert->count = tail->count;
+    convert->tail = tail;
+    convert->piece_bytes = piece_bytes(store);
     convert->at = 0;
-    convert->pages = fp_tail_sorted(tail);
-    if (convert->pages)
-        put_pages(store);
-    else
-        fail(store,
-             fp_store_say(store, FARPOOL_E_NOMEM, "no memory to sort %u pages", tail->count));
+    convert->record = NULL;
+    convert->complete = false;
+    convert->failed.status = 0;
+    next_piece(store);
 }
 
 fp_view *fp_store_view_converted(const fp_store *store)
@@ -168,11 +243,12 @@ void fp_store_trim(fp_store *store)
 {
     uint64_t to = store->view->converted, from = fp_wal_start(store->wal);
     from = from > store->trim.asked ? from : store->trim.asked;
-    if (store->trim.busy || to > fp_wal_durable(store->wal) || to < from ||
+    if (store->log_held || store->trim.busy || to > fp_wal_durable(store->wal) || to < from ||
         to - from < store->options.trim_bytes)
         return;
     store->trim.req = (fp_wal_req){.done = trimmed, .user = store};
     store->trim.asked = to;
+    FP_FAULT_POINT(TRIM_DUE);
     if (!fp_wal_trim(store->wal, to, &store->trim.req))
         store->trim.busy = true;
 }

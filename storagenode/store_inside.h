@@ -15,9 +15,12 @@
 
 enum {
     FP_STORE_TAILS = FP_FETCH_TAILS - 1, /* in memory; the last is being filled */
+    /* Whoever opens pages reads all log that is not in layers before the newest can be had. So much of it, in tails, */
+    FP_STORE_YIELD_TAILS = 12, /* may there be before conversion competes with appends, */
+    FP_STORE_LAG_TAILS = 16,   /* and before no more should come for a while */
 };
 
-enum fp_store_kind { FP_STORE_GET, FP_STORE_FLUSH, FP_STORE_FENCE };
+enum fp_store_kind { FP_STORE_GET, FP_STORE_FLUSH, FP_STORE_FLUSH_LOG, FP_STORE_FENCE };
 
 typedef struct fp_store_queue {
     fp_store_req *head, **tail;
@@ -34,14 +37,21 @@ typedef struct fp_layer_make {
     uint32_t crc; /* of the chunk being filled */
 } fp_layer_make;
 
-/* The tail that is being converted, or a layer made of it. */
+/* The oldest tail, which is being converted, or a layer made of it. The pieces of the file are put together by the disk's
+ * thread; while it does (job is under way) it alone uses what is marked with J. */
 typedef struct fp_convert {
     bool busy;
     fp_kept halted;
     fp_layer *ready;
-    fp_layer_make make;
-    fp_tail_page *pages;
-    uint32_t count, at;
+    fp_disk_req job;
+    const fp_tail *tail;          /* does not change any more */
+    size_t piece_bytes;           /* nor does this: at least so much of the layer at a time */
+    fp_layer_make make;           /* J, but for what is the maker's: see fp_maker_push */
+    fp_tail_page *pages;          /* J: sorted; NULL: not yet */
+    uint32_t at;                  /* J: of pages, the one being put */
+    const fp_tail_record *record; /* J: its next one; NULL: a page begins */
+    bool complete;                /* J: index and footer are added as well */
+    fp_kept failed;               /* J */
 } fp_convert;
 
 /* Deltas on their way into images. */
@@ -69,8 +79,8 @@ typedef struct fp_indexing {
     bool busy;
     fp_kept halted;
     fp_wal_req req;
-    uint8_t *buffer;
-    uint64_t buffer_bytes;
+    fp_log_piece *piece; /* held; NULL: none yet. Log is read to its `used` */
+    uint64_t needed;     /* bytes of the next frame, if it does not fit there; 0: not known */
 } fp_indexing;
 
 enum fp_write_kind {
@@ -100,6 +110,8 @@ struct fp_store {
     fp_store_options options;
     uint64_t generation, keep;
     bool opened, closing, closed;
+    bool log_held; /* no trims */
+    bool told_damage;
 
     fp_view *view;
     fp_tail
@@ -107,9 +119,9 @@ struct fp_store {
     unsigned tail_count;
     uint64_t indexed; /* the last tail's end */
 
-    fp_store_queue gets; /* wait until what they are about is indexed */
-    fp_store_queue flushes, fences;
-    unsigned fetches; /* GETs under way */
+    fp_store_queue gets;            /* wait until what they are about is indexed */
+    fp_store_queue flushes, fences; /* flushes: also those of the log */
+    unsigned fetches;               /* GETs under way */
     fp_store_req *closer;
     fp_disk_req nop;
     bool nop_busy;
@@ -138,6 +150,10 @@ void fp_store_push(fp_store_queue *queue, fp_store_req *req);
 fp_store_req *fp_store_pop(fp_store_queue *queue); /* NULL: it is empty */
 /* The newest LSN that is durable. */
 uint64_t fp_store_durable(const fp_store *store);
+/* Where the log that its pages are made of begins: see fp_manifest_header. */
+uint64_t fp_store_beginning(const fp_store *store);
+/* Bytes of log that are durable and not in layers yet. */
+uint64_t fp_store_lag(const fp_store *store);
 /* A new tail; the one before it has its size. E_NOMEM. */
 int fp_store_new_tail(fp_store *store) FARPOOL_MUST_CHECK;
 
@@ -179,8 +195,8 @@ int fp_layer_make_record(fp_layer_make *make, const fp_delta_record *record,
 /* bytes NULL: it is lost. */
 int fp_layer_make_image(fp_layer_make *make, uint64_t pid, unsigned order, uint64_t changed,
                         const uint8_t *bytes) FARPOOL_MUST_CHECK;
-/* Adds index and footer and starts fp_maker_finish. E_NOMEM: nothing is started. */
-int fp_layer_make_finish(fp_layer_make *make) FARPOOL_MUST_CHECK;
+/* Adds index and footer: what is left is fp_maker_finish. E_NOMEM. */
+int fp_layer_make_end(fp_layer_make *make) FARPOOL_MUST_CHECK;
 /* After the maker is done. NULL: no memory. */
 fp_layer *fp_layer_make_layer(fp_layer_make *make);
 void fp_layer_make_free(fp_layer_make *make);

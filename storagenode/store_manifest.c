@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/faultpoint.h"
 #include "storagenode/store_inside.h"
 
 static fp_file **files_of(const fp_view *view)
@@ -26,7 +27,8 @@ static int build(fp_store *store, const fp_view *view, uint64_t generation)
                                          .generation = generation,
                                          .base = view->base,
                                          .converted = view->converted,
-                                         .sequence = store->pages->manifest.header.sequence + 1},
+                                         .sequence = store->pages->manifest.header.sequence + 1,
+                                         .beginning = fp_store_beginning(store)},
                               .entries = calloc(count + (size_t)1, sizeof *manifest->entries)};
     size_t bytes = 0;
     uint8_t *file = NULL;
@@ -65,10 +67,13 @@ static void succeeded(fp_store *store, enum fp_write_kind kind)
     fp_view *old = store->view;
     store->view = store->write.view;
     store->write.view = NULL;
-    if (kind == FP_WRITE_CONVERT)
+    if (kind == FP_WRITE_CONVERT) {
+        FP_FAULT_POINT(CONVERTED);
         fp_store_converted(store);
-    else if (kind == FP_WRITE_MERGE)
+    } else if (kind == FP_WRITE_MERGE) {
+        FP_FAULT_POINT(MERGED);
         fp_store_merged(store);
+    }
     fp_view_unref(old);
 }
 

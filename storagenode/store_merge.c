@@ -10,7 +10,10 @@
  */
 #include <stdlib.h>
 
+#include "common/faultpoint.h"
 #include "storagenode/store_inside.h"
+
+enum { PATIENCE = 2 }; /* times merge_layers */
 
 static void merge_go(fp_store *store);
 
@@ -26,14 +29,22 @@ static uint32_t mergeable(const fp_store *store)
     return count;
 }
 
+/* Log is being appended, for which somebody may wait, and a merge is work for the same thread. */
+static bool lets_log_pass(const fp_store *store, uint32_t deltas)
+{
+    return fp_wal_is_appending(store->wal) && !store->flushes.head &&
+           deltas <= PATIENCE * store->options.merge_layers;
+}
+
 bool fp_store_must_merge(const fp_store *store)
 {
     const fp_view *view = store->view;
     uint32_t count = mergeable(store);
     uint64_t deltas = 0, images = 0;
-    if (store->flushes.head && view->converted >= store->flushes.head->lsn)
+    bool flush = store->flushes.head && store->flushes.head->own.kind == FP_STORE_FLUSH;
+    if (flush && view->converted >= store->flushes.head->lsn)
         return count;
-    if (count <= store->options.merge_layers)
+    if (count <= store->options.merge_layers || lets_log_pass(store, count))
         return false;
     for (uint32_t i = 0; i < count; i++)
         deltas += view->deltas[i]->entry.bytes;
@@ -121,6 +132,7 @@ static void made_layer(fp_maker *maker)
         if (rc)
             fp_layer_unref(layer);
     }
+    FP_FAULT_POINT(MERGE_LAYER);
     merge->making = false;
     fp_layer_make_free(&merge->make);
     merge->make = (fp_layer_make){0};
@@ -183,7 +195,10 @@ static int put_page(fp_store *store)
 static int finish_layer(fp_merge *merge)
 {
     merge->make.maker.done = made_layer;
-    return fp_layer_make_finish(&merge->make);
+    int rc = fp_layer_make_end(&merge->make);
+    if (!rc)
+        fp_maker_finish(&merge->make.maker);
+    return rc;
 }
 
 static void fetched(fp_fetch *fetch)
@@ -207,8 +222,8 @@ static int run_pages(fp_store *store)
             return finish_layer(merge);
         if (merge->making && fp_maker_is_full(&merge->make.maker)) {
             merge->make.maker.done = flushed;
-            fp_maker_flush(&merge->make.maker);
-            return 0;
+            if (!fp_maker_push(&merge->make.maker))
+                return 0;
         }
         while (merge->at < merge->upto && images[merge->at]->entry.pid_last < merge->pid)
             merge->at++;
@@ -288,6 +303,7 @@ static void merge_go(fp_store *store)
         if (rc == 1) {
             merge->busy = false;
             merge->ready = true;
+            FP_FAULT_POINT(MERGE_READY);
             fp_store_kick(store);
             return;
         }
@@ -344,6 +360,7 @@ void fp_store_merge(fp_store *store)
     merge->fetch.lsn = merge->to;
     merge->fetch.done = fetched;
     merge->fetch.user = store;
+    FP_FAULT_POINT(MERGE_BEGUN);
     merge->busy = true;
     merge->begin = (fp_disk_req){.kind = FP_DISK_NOP, .done = merge_begun, .user = store};
     fp_disk_submit(store->disk, &merge->begin);

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/faultpoint.h"
 #include "storagenode/store_inside.h"
 
 typedef struct fp_store_opening {
@@ -51,6 +52,7 @@ static void over(fp_store *store, int status)
 void fp_store_opened(fp_store *store, const fp_kept *error)
 {
     int rc = fp_kept_tell(error);
+    FP_FAULT_POINT(STORE_OPENED);
     store->indexed = rc ? 0 : store->view->converted;
     if (!rc)
         rc = fp_store_new_tail(store);

@@ -155,8 +155,11 @@ static void start_read(fp_stored *log, fp_request *request, fp_stored_reader *re
 
 /* ---- requests -------------------------------------------------------------------------------- */
 
-static int check(const fp_stored *log, uint64_t lsn)
+static int check(const fp_stored *log, uint64_t lsn, uint64_t fork)
 {
+    int rc = fp_stored_check_fork(log, fork);
+    if (rc)
+        return rc;
     if (lsn < fp_wal_start(log->wal))
         return fp_error(FARPOOL_E_NOTFOUND,
                         "partition %" PRIu64 ": LSN %" PRIu64
@@ -182,7 +185,7 @@ static bool try_get(fp_storagenode *node, fp_request *request)
         fp_stored_take(log, request);
         return true;
     }
-    int rc = check(log, request->lsn);
+    int rc = check(log, request->lsn, request->fork);
     if (rc) {
         fp_request_done(request, rc);
         return true;

@@ -6,13 +6,34 @@
 
 #include "common/error.h"
 
-enum { BITS_MIN = 8, BLOCK_BYTES = 256 << 10 };
+enum { BITS_MIN = 8, BLOCK_RECORDS = 2048 };
 
 typedef struct fp_tail_block {
     struct fp_tail_block *next;
-    size_t used, room;
-    uint64_t bytes[];
+    size_t used;
+    fp_tail_record records[BLOCK_RECORDS];
 } fp_tail_block;
+
+fp_log_piece *fp_log_piece_new(size_t bytes)
+{
+    fp_log_piece *piece = malloc(sizeof *piece);
+    uint8_t *memory = aligned_alloc(FP_FILE_BLOCK, bytes);
+    if (!piece || !memory) {
+        free(piece);
+        free(memory);
+        return NULL;
+    }
+    *piece = (fp_log_piece){.refs = 1, .room = bytes, .bytes = memory};
+    return piece;
+}
+
+void fp_log_piece_unref(fp_log_piece *piece)
+{
+    if (!piece || --piece->refs)
+        return;
+    free(piece->bytes);
+    free(piece);
+}
 
 fp_tail *fp_tail_new(uint64_t from)
 {
@@ -37,6 +58,9 @@ void fp_tail_unref(fp_tail *tail)
         next = block->next;
         free(block);
     }
+    for (size_t i = 0; i < tail->piece_count; i++)
+        fp_log_piece_unref(tail->pieces[i]);
+    free(tail->pieces);
     free(tail->pages);
     free(tail);
 }
@@ -92,36 +116,48 @@ fp_tail_page *fp_tail_sorted(const fp_tail *tail)
 
 /* ---- records --------------------------------------------------------------------------------- */
 
-static void *take(fp_tail *tail, size_t bytes)
+static fp_tail_record *take(fp_tail *tail)
 {
     fp_tail_block *block = tail->blocks;
-    if (!block || block->room - block->used < bytes) {
-        size_t room = bytes > BLOCK_BYTES ? bytes : BLOCK_BYTES;
-        block = malloc(sizeof *block + room);
+    if (!block || block->used == BLOCK_RECORDS) {
+        block = malloc(sizeof *block);
         if (!block)
             return NULL;
-        *block = (fp_tail_block){.next = tail->blocks, .room = room};
+        block->next = tail->blocks;
+        block->used = 0;
         tail->blocks = block;
     }
-    void *at = (uint8_t *)block->bytes + block->used;
-    block->used += bytes;
-    return at;
+    return &block->records[block->used++];
 }
 
-static int add(fp_tail *tail, uint64_t lsn, const fp_redo_record *redo, const void *data)
+static int hold(fp_tail *tail, fp_log_piece *piece)
+{
+    if (tail->piece_count && tail->pieces[tail->piece_count - 1] == piece)
+        return 0;
+    if (tail->piece_count == tail->piece_room) {
+        size_t room = 2 * tail->piece_room + 16;
+        fp_log_piece **grown = realloc(tail->pieces, room * sizeof(fp_log_piece *));
+        if (!grown)
+            return fp_error(FARPOOL_E_NOMEM, "no memory for a list of %zu pieces of log", room);
+        tail->pieces = grown;
+        tail->piece_room = room;
+    }
+    piece->refs++;
+    tail->pieces[tail->piece_count++] = piece;
+    return 0;
+}
+
+static int add(fp_tail *tail, uint64_t lsn, const fp_redo_record *redo, const uint8_t *at)
 {
     if (tail->count >= (size_t)3 << (tail->bits - 2)) {
         int rc = grow(tail);
         if (rc)
             return rc;
     }
-    size_t padded = fp_redo_pad(redo->len);
-    fp_tail_record *record = take(tail, sizeof *record + padded);
+    fp_tail_record *record = take(tail);
     if (!record)
-        return fp_error(FARPOOL_E_NOMEM, "no memory for %zu bytes of log", padded);
-    *record = (fp_tail_record){.delta = {.lsn = lsn, .redo = *redo}};
-    if (padded)
-        memcpy(record + 1, data, padded);
+        return fp_error(FARPOOL_E_NOMEM, "no memory for an index of log");
+    *record = (fp_tail_record){.lsn = lsn, .redo = at};
     fp_tail_page *page = place_of(tail->pages, tail->bits, fp_redo_pid(redo));
     if (page->first) {
         page->last->next = record;
@@ -131,23 +167,22 @@ static int add(fp_tail *tail, uint64_t lsn, const fp_redo_record *redo, const vo
         tail->count++;
     }
     page->last = record;
-    tail->bytes += fp_delta_bytes(&record->delta);
+    tail->bytes += sizeof(fp_delta_record) + fp_redo_pad(redo->len);
     return 0;
 }
 
-int fp_tail_add(fp_tail *tail, const void *bytes)
+int fp_tail_add(fp_tail *tail, fp_log_piece *piece, const uint8_t *bytes)
 {
     fp_redo_frame frame;
     memcpy(&frame, bytes, sizeof frame);
     FP_ASSERT(frame.lsn == tail->to);
     fp_redo_walk walk = fp_redo_walk_start(bytes);
-    fp_redo_record record;
+    fp_redo_record redo;
     const void *data;
-    while (fp_redo_walk_next(&walk, &record, &data)) {
-        int rc = add(tail, frame.lsn + frame.len, &record, data);
-        if (rc)
-            return rc;
-    }
-    tail->to += frame.len;
-    return 0;
+    int rc = hold(tail, piece);
+    for (const uint8_t *at = walk.at; !rc && fp_redo_walk_next(&walk, &redo, &data); at = walk.at)
+        rc = add(tail, frame.lsn + frame.len, &redo, at);
+    if (!rc)
+        tail->to += frame.len;
+    return rc;
 }

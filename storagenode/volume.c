@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/faultpoint.h"
 #include "storagenode/volume_inside.h"
 
 int fp_volume_say(const fp_volume *volume, int code, const char *format, ...)
@@ -63,22 +64,36 @@ static void drop(fp_file *file)
     free(file);
 }
 
+static void removed(fp_disk_req *req);
+
+/* What it has open is closed, then it is removed. */
+static void remove_step(fp_file *file)
+{
+    fp_disk_file **open = file->handle ? &file->handle : &file->fresh;
+    file->req = (fp_disk_req){.kind = *open ? FP_DISK_CLOSE : FP_DISK_UNLINK,
+                              .file = *open,
+                              .name = file->name,
+                              .done = removed,
+                              .user = file};
+    *open = NULL;
+    fp_disk_submit(file->volume->disk, &file->req);
+}
+
 static void removed(fp_disk_req *req)
 {
     fp_file *file = req->user;
     fp_volume *volume = file->volume;
     if (req->kind == FP_DISK_CLOSE) {
-        file->handle = NULL;
-        req->kind = FP_DISK_UNLINK;
-        req->name = file->name;
-        fp_disk_submit(volume->disk, req);
+        remove_step(file);
         return;
     }
+    FP_FAULT_POINT(LAYER_REMOVED);
     fp_maker *waiter = file->waiter; /* what could not be removed goes at the next opening */
     drop(file);
     volume->going--;
     if (waiter)
         fp_maker_again(waiter);
+    fp_volume_drops_go_on(volume);
     if (!volume->going && volume->closing) {
         fp_volume_req *closing = volume->closing;
         volume->closing = NULL;
@@ -96,12 +111,7 @@ void fp_file_unref(fp_file *file)
         return; /* fp_volume_free frees it */
     file->going = true;
     volume->going++;
-    file->req = (fp_disk_req){.kind = file->handle ? FP_DISK_CLOSE : FP_DISK_UNLINK,
-                              .file = file->handle,
-                              .name = file->name,
-                              .done = removed,
-                              .user = file};
-    fp_disk_submit(volume->disk, &file->req);
+    remove_step(file);
 }
 
 /* ---- manifests ------------------------------------------------------------------------------- */
@@ -160,6 +170,15 @@ void fp_pages_settle(fp_pages *pages, fp_manifest manifest, fp_file *const *file
     pages->has_manifest = true;
 }
 
+void fp_pages_forget(fp_pages *pages)
+{
+    FP_ASSERT(!pages->named_count);
+    free(pages->manifest.entries);
+    pages->manifest = (fp_manifest){0};
+    pages->has_manifest = pages->has_strays = false;
+    pages->damage.status = 0;
+}
+
 /* ---- the end --------------------------------------------------------------------------------- */
 
 static void nothing_to_wait_for(fp_disk_req *req)
@@ -187,6 +206,7 @@ void fp_volume_free(fp_volume *volume)
         return;
     FP_ASSERT(!volume->going);
     fp_volume_open_free(volume);
+    fp_volume_drops_free(volume);
     for (fp_pages *pages = volume->pages, *next; pages; pages = next) {
         next = pages->next;
         free(pages->manifest.entries);

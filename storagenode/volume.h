@@ -25,6 +25,10 @@ struct fp_volume_req {
 /* *volume is there at once, for fp_volume_free; to be used once done() has said 0. done: what LIST, OPEN and READ
  * give, E_NOMEM. A damaged manifest is no error here: fp_store_open of that partition gives it. Returns: E_NOMEM. */
 int fp_volume_open(fp_disk *disk, fp_volume_req *req, fp_volume **volume) FARPOOL_MUST_CHECK;
+/* Deletes what the volume has of a partition's pages, whose store is not open. done: 0: durably; what RENAME, UNLINK, SYNC_DIR
+ * give: some of it is still there. Returns: E_NOMEM. */
+int fp_volume_drop_pages(fp_volume *volume, uint64_t partition,
+                         fp_volume_req *req) FARPOOL_MUST_CHECK;
 /* Its stores are closed. Waits until files that nobody needs any more are removed. */
 void fp_volume_close(fp_volume *volume, fp_volume_req *req);
 /* It is closed, or the disk is; its stores are freed. NULL is allowed. */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Inside of a volume: its files and manifests. volume.c (files), volume_open.c (what is found), maker.c. */
+/* Inside of a volume: its files and manifests. volume.c (files), volume_open.c (what is found), volume_drop.c, maker.c. */
 #ifndef FP_STORAGENODE_VOLUME_INSIDE_H
 #define FP_STORAGENODE_VOLUME_INSIDE_H
 
@@ -16,6 +16,8 @@ typedef struct fp_file {
     char name[FP_FILE_NAME_MAX];
     uint64_t bytes;
     fp_disk_file *handle; /* to read; NULL until a store has opened it */
+    bool rotten; /* its bytes are not those of its hash: the next that is made takes its place */
+    fp_disk_file *fresh; /* that has been made in place of a rotten one */
     unsigned refs;
     uint64_t mark;    /* in fp_pages_hold: it is held already */
     bool going;       /* nobody holds it: it is being closed and removed */
@@ -39,6 +41,7 @@ typedef struct fp_pages {
 } fp_pages;
 
 struct fp_volume_opening;
+typedef struct fp_volume_drop fp_volume_drop;
 
 struct fp_volume {
     fp_disk *disk;
@@ -47,6 +50,7 @@ struct fp_volume {
     uint64_t temporaries; /* number of the next one's name */
     uint64_t mark;
     unsigned going;
+    fp_volume_drop *drops; /* wait until none is going */
     fp_volume_req *closing;
     fp_disk_req nop;
     bool gone; /* the disk is closed */
@@ -70,6 +74,12 @@ int fp_pages_hold(fp_pages *pages, fp_file *const *files, size_t count) FARPOOL_
 /* It is durable: these, and no others, are held. The manifest passes to `pages`. */
 void fp_pages_settle(fp_pages *pages, fp_manifest manifest, fp_file *const *files, size_t count);
 
+/* Nothing is there any more. */
+void fp_pages_forget(fp_pages *pages);
+
+/* No file is going now. */
+void fp_volume_drops_go_on(fp_volume *volume);
+void fp_volume_drops_free(fp_volume *volume); /* the disk is closed */
 void fp_volume_open_free(fp_volume *volume);
 
 #endif

@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/faultpoint.h"
 #include "storagenode/volume_inside.h"
 
 typedef struct fp_volume_opening {
@@ -93,6 +94,7 @@ static void remove_next(fp_disk_req *req)
         skip(o);
         return;
     }
+    FP_FAULT_POINT(FILES_CLEANED);
     over(o, 0);
 }
 
@@ -105,6 +107,7 @@ static void rewritten(fp_maker *maker)
     fp_volume_opening *o = maker->user;
     o->keep = o->keep || maker->error.status; /* nothing is removed; all else is as it should be */
     fp_maker_free(maker);
+    FP_FAULT_POINT(FILES_REWRITTEN);
     o->pages = o->pages->next;
     rewrite_next(o);
 }
@@ -163,6 +166,12 @@ static void have_manifest(fp_volume_opening *o, fp_pages *pages)
                                                   "manifest '%s': %s, offset 0: restore it from "
                                                   "another copy",
                                                   o->next, why));
+    else if (rc == FARPOOL_E_UNSUPPORTED)
+        fp_kept_set(&pages->damage,
+                    fp_volume_say(o->volume, rc,
+                                  "manifest '%s': %s: it was written by another version of "
+                                  "farpool-storagenode; run that one",
+                                  o->next, why));
     else if (rc)
         fp_kept_set(&o->error, fp_volume_say(o->volume, rc, "no memory for '%s'", o->next));
     for (uint32_t i = 0; !rc && i < pages->manifest.header.count; i++) {

@@ -26,6 +26,7 @@
 #include <string.h>
 
 #include "common/error.h"
+#include "common/faultpoint.h"
 #include "common/redo.h"
 #include "storagenode/wal_inside.h"
 
@@ -139,7 +140,9 @@ static void group_done(fp_wal *wal)
     for (const fp_wal_req *req = list; req; req = req->own.next)
         wal->durable_epoch = req->own.epoch;
     wal->busy = false;
+    FP_FAULT_POINT(WAL_SYNCED);
     fp_wal_finish(wal, list, &none);
+    FP_FAULT_POINT(WAL_ACKNOWLEDGED);
 }
 
 static void next_segment(fp_wal *wal)
@@ -156,6 +159,7 @@ static void group_step(fp_disk_req *req)
     fp_wal_group *group = &wal->group;
     fp_wal_segment *segment = fp_wal_segment_of(wal, group->segment);
     if (req->kind == FP_DISK_CLOSE) { /* after a SYNC it has nothing to say */
+        FP_FAULT_POINT(WAL_SEGMENT_CLOSED);
         segment->file = NULL;
         wal->oldest_open++;
         next_segment(wal);
@@ -172,6 +176,8 @@ static void group_step(fp_disk_req *req)
         group_failed(wal);
         return;
     }
+    if (req->kind == FP_DISK_WRITE)
+        FP_FAULT_POINT(WAL_WRITTEN);
     if (req->kind == FP_DISK_SYNC && fp_wal_begin_of(wal, group->segment + 1) >= group->from) {
         next_segment(wal);
         return;
@@ -223,6 +229,7 @@ static void write_segment(fp_wal *wal)
 void fp_wal_group_begin(fp_wal *wal, uint64_t upto)
 {
     wal->busy = true;
+    FP_FAULT_POINT(WAL_BEGUN);
     wal->group.from = wal->durable;
     wal->group.upto = upto;
     wal->group.segment = wal->oldest_open;
@@ -275,12 +282,14 @@ static int check_frames(fp_wal *wal, uint64_t upto, uint64_t *epoch)
             return fp_wal_say(wal, FARPOOL_E_CORRUPT,
                               "what has landed at LSN %llu is no valid frame that ends by %llu",
                               (unsigned long long)expect.lsn, (unsigned long long)upto);
-        bool fenced = frame.epoch < wal->promise && expect.lsn >= wal->promised_at;
-        if (fenced || frame.epoch < *epoch)
+        uint64_t least = fp_lineage_reached(&wal->lineage, expect.lsn);
+        least = *epoch > least ? *epoch : least;
+        least = expect.lsn >= wal->promised_at && wal->promise > least ? wal->promise : least;
+        if (frame.epoch < least)
             return fp_wal_say(wal, FARPOOL_E_FENCED,
                               "the frame at LSN %llu is of epoch %llu, but %llu has come",
                               (unsigned long long)expect.lsn, (unsigned long long)frame.epoch,
-                              (unsigned long long)(frame.epoch < *epoch ? *epoch : wal->promise));
+                              (unsigned long long)least);
         int rc = fp_wal_note_frame(wal, expect.lsn, expect.lsn + (uint64_t)len);
         if (rc)
             return rc;
@@ -320,9 +329,25 @@ int fp_wal_append(fp_wal *wal, uint64_t upto, fp_wal_req *req)
 
 /* ---- what it is ------------------------------------------------------------------------------ */
 
+uint64_t fp_wal_window(const fp_wal *wal)
+{
+    uint64_t most = fp_wal_landing_kept(wal->options.landing_bytes);
+    uint64_t from = wal->kept < wal->durable ? wal->kept : wal->durable;
+    uint64_t least = wal->durable > most ? wal->durable - most : 0;
+    return fp_wal_floor(from > least ? from : least);
+}
+
 uint64_t fp_wal_landing_free(const fp_wal *wal)
 {
-    return fp_wal_floor(wal->durable) + wal->options.landing_bytes;
+    return fp_wal_window(wal) + wal->options.landing_bytes;
+}
+
+void fp_wal_keep(fp_wal *wal, uint64_t lsn)
+{
+    if (wal->kept == UINT64_MAX)
+        wal->landed = wal->durable; /* what is before may have been landed over: it was not kept */
+    if (wal->kept == UINT64_MAX || lsn > wal->kept)
+        wal->kept = lsn;
 }
 
 void fp_wal_set_landing(fp_wal *wal, void *landing, size_t landing_bytes)
@@ -335,6 +360,7 @@ void fp_wal_set_landing(fp_wal *wal, void *landing, size_t landing_bytes)
            (uint8_t *)wal->options.landing + tail % wal->options.landing_bytes, FP_WAL_BLOCK);
     wal->options.landing = landing;
     wal->options.landing_bytes = landing_bytes;
+    wal->landed = wal->durable;
 }
 
 uint64_t fp_wal_frame_before(const fp_wal *wal, uint64_t lsn)
@@ -352,7 +378,21 @@ uint64_t fp_wal_start(const fp_wal *wal) { return wal->state.start; }
 uint64_t fp_wal_end(const fp_wal *wal) { return wal->end; }
 uint64_t fp_wal_durable(const fp_wal *wal) { return wal->durable; }
 uint64_t fp_wal_epoch(const fp_wal *wal) { return wal->promise; }
+uint64_t fp_wal_reached(const fp_wal *wal)
+{
+    return wal->epoch > wal->promise ? wal->epoch : wal->promise;
+}
 uint64_t fp_wal_promised_at(const fp_wal *wal) { return wal->promised_at; }
+const fp_lineage *fp_wal_lineage(const fp_wal *wal) { return &wal->lineage; }
+const fp_lineage *fp_wal_joined(const fp_wal *wal) { return &wal->state.lineage; }
+uint64_t fp_wal_disowned_for(const fp_wal *wal)
+{
+    return wal->state.stray ? fp_lineage_number(&wal->state.lineage) : 0;
+}
+bool fp_wal_is_appending(const fp_wal *wal)
+{
+    return wal->head && wal->head->own.kind == FP_WAL_APPEND;
+}
 bool fp_wal_is_sealed(const fp_wal *wal) { return wal->sealed; }
 bool fp_wal_has_failed(const fp_wal *wal) { return wal->failed.status; }
 const fp_wal_damage *fp_wal_damage_found(const fp_wal *wal) { return &wal->damage; }

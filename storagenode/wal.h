@@ -21,6 +21,7 @@
 #define FP_STORAGENODE_WAL_H
 
 #include "common/disk/disk.h"
+#include "common/lineage.h"
 #include "farpool.h"
 
 enum {
@@ -29,6 +30,7 @@ enum {
 };
 
 #define FP_WAL_SEGMENT_BYTES (64ull << 20) /* unless the creator says otherwise */
+#define FP_WAL_KEPT_MAX ((size_t)16 << 20)
 
 typedef struct fp_wal fp_wal;
 typedef struct fp_wal_req fp_wal_req;
@@ -43,7 +45,11 @@ typedef struct fp_wal_options {
      * FP_REDO_ALIGN), in segments of segment_bytes (a multiple of FP_DISK_ALIGN; 0: FP_WAL_SEGMENT_BYTES). start 0:
      * fp_wal_open ends with E_NOTFOUND. */
     uint64_t start, segment_bytes;
+    fp_lineage lineage; /* of the log that is created, or that fp_wal_restart begins anew */
 } fp_wal_options;
+
+/* Behind it segments, even small ones, have no numbers any more. */
+#define FP_WAL_LSN_MAX (1ull << 47)
 
 enum fp_wal_damage_kind {
     FP_WAL_UNDAMAGED, /* a torn tail, which a crash leaves of what was not acknowledged, is no damage */
@@ -80,10 +86,16 @@ struct fp_wal_req {
 };
 
 /* Finds the WAL's end, or creates it. *wal is there at once, for fp_wal_free; to be used once done() has said 0.
- * done: E_NOTFOUND, E_CORRUPT (the state file is lost; nothing is changed), what LIST, OPEN and READ give, E_NOMEM.
+ * done: E_NOTFOUND, E_CORRUPT (the state file is lost, or the log is a stray one; nothing is changed), E_UNSUPPORTED (a version not known here;
+ * nothing is changed), what LIST, OPEN and READ give, E_NOMEM.
  * Returns: E_INVAL, E_NOMEM. */
 int fp_wal_open(fp_disk *disk, const fp_wal_options *options, fp_wal_req *req,
                 fp_wal **wal) FARPOOL_MUST_CHECK;
+/* Begins a WAL that is not open anew, at options->start: nothing that was in it counts any more, but what was promised
+ * and sealed, if its state can be read. It is for a log whose part before that LSN is durable elsewhere on the volume. A
+ * crash leaves the one or the other. *wal is for fp_wal_free; then fp_wal_open. done, returns: as fp_wal_open. */
+int fp_wal_restart(fp_disk *disk, const fp_wal_options *options, fp_wal_req *req,
+                   fp_wal **wal) FARPOOL_MUST_CHECK;
 /* Lets everything before it finish, notes that all of it is durable, and closes the files. Then only fp_wal_free. */
 void fp_wal_close(fp_wal *wal, fp_wal_req *req);
 /* Nothing is under way: every done() has been called, or the disk is closed. NULL is allowed. */
@@ -96,6 +108,15 @@ void fp_wal_free(fp_wal *wal);
 int fp_wal_append(fp_wal *wal, uint64_t upto, fp_wal_req *req) FARPOOL_MUST_CHECK;
 /* The highest LSN up to which bytes may be landed now. */
 uint64_t fp_wal_landing_free(const fp_wal *wal);
+/* Log from lsn on, which never falls, is going to be read: it stays in the landing ring until then, where fp_wal_read
+ * finds it, but for what is further behind what is durable than fp_wal_landing_kept. */
+void fp_wal_keep(fp_wal *wal, uint64_t lsn);
+/* So much of a landing ring may be taken up by what is kept; the rest is for landing. */
+static inline size_t fp_wal_landing_kept(size_t landing_bytes)
+{
+    size_t quarter = landing_bytes / 4;
+    return quarter < FP_WAL_KEPT_MAX ? quarter : FP_WAL_KEPT_MAX;
+}
 /* Another landing ring, as in fp_wal_options, for a WAL whose end is durable. The one before is the caller's again. */
 void fp_wal_set_landing(fp_wal *wal, void *landing, size_t landing_bytes);
 
@@ -103,6 +124,14 @@ void fp_wal_set_landing(fp_wal *wal, void *landing, size_t landing_bytes);
  * call on, also after a restart once done() has said 0: the promise is in the state file. The same epoch again may only
  * put it off to a higher LSN, as long as there is no frame of that epoch. E_FENCED: a higher one has been promised. */
 int fp_wal_fence(fp_wal *wal, uint64_t epoch, uint64_t from, fp_wal_req *req) FARPOOL_MUST_CHECK;
+/* From the call on the log is of this lineage, to which the one before leads (fp_lineage_leads_to); also after a restart once
+ * done() has said 0. From the last fork on no frame of an owner before it counts, or is appended. */
+int fp_wal_join(fp_wal *wal, const fp_lineage *lineage, fp_wal_req *req) FARPOOL_MUST_CHECK;
+/* The log is not the partition's, which is of this lineage: no more appends, from the call on, and once done() has said 0 it
+ * is never opened again (E_CORRUPT), but for fp_wal_restart. */
+int fp_wal_disown(fp_wal *wal, const fp_lineage *lineage, fp_wal_req *req) FARPOOL_MUST_CHECK;
+/* Of the last fork of the lineage for which a WAL was disowned that could not be opened, or not again; 0: it was not. */
+uint64_t fp_wal_disowned_for(const fp_wal *wal);
 /* No more appends, from the call on. What was accepted before it is durable when done() says 0. */
 int fp_wal_seal(fp_wal *wal, fp_wal_req *req) FARPOOL_MUST_CHECK;
 /* Nothing below lsn (at most what is durable) is needed any more: segments wholly below it go. Appends wait for it. */
@@ -115,12 +144,20 @@ int fp_wal_trim(fp_wal *wal, uint64_t lsn, fp_wal_req *req) FARPOOL_MUST_CHECK;
  * done: E_CORRUPT (frames up to req->lsn are good), what OPEN and READ give. Returns: E_INVAL, E_NOMEM. */
 int fp_wal_read(fp_wal *wal, uint64_t from, uint64_t to, void *buffer,
                 fp_wal_req *req) FARPOOL_MUST_CHECK;
+/* What fp_wal_read, called now, reads from here on comes from the landing ring: of the buffer it changes the bytes of
+ * [from, to) only, not whole blocks. */
+bool fp_wal_is_landed(const fp_wal *wal, uint64_t from);
 
-uint64_t fp_wal_start(const fp_wal *wal);   /* of the first frame that can be read */
-uint64_t fp_wal_end(const fp_wal *wal);     /* of what was appended; the next append begins here */
-uint64_t fp_wal_durable(const fp_wal *wal); /* of what is on stable media */
-uint64_t fp_wal_epoch(const fp_wal *wal);   /* promised, */
+uint64_t fp_wal_start(const fp_wal *wal);    /* of the first frame that can be read */
+uint64_t fp_wal_end(const fp_wal *wal);      /* of what was appended; the next append begins here */
+uint64_t fp_wal_durable(const fp_wal *wal);  /* of what is on stable media */
+bool fp_wal_is_appending(const fp_wal *wal); /* some append is not done yet */
+uint64_t fp_wal_reached(
+    const fp_wal *wal); /* the highest epoch that was promised, or that a frame here has */
+uint64_t fp_wal_epoch(const fp_wal *wal);       /* promised, */
 uint64_t fp_wal_promised_at(const fp_wal *wal); /* from here on */
+const fp_lineage *fp_wal_lineage(const fp_wal *wal);
+const fp_lineage *fp_wal_joined(const fp_wal *wal); /* the same, as far as it is durable */
 bool fp_wal_is_sealed(const fp_wal *wal);
 bool fp_wal_has_failed(const fp_wal *wal); /* for good */
 /* The highest known beginning of a frame at or below lsn, itself between start and end: not more than about a segment

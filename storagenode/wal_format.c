@@ -23,7 +23,7 @@ void fp_wal_put_state(uint8_t *blocks, fp_wal_state state)
 {
     state.magic = state_magic;
     state.version = FP_WAL_VERSION;
-    state.reserved = state.zero = 0;
+    state.zero = 0;
     state.crc = CRC_OF(&state);
     memset(blocks, 0, FP_WAL_STATE_BYTES);
     for (int i = 0; i < FP_WAL_STATE_COPIES; i++)
@@ -60,10 +60,26 @@ bool fp_wal_get_state(const uint8_t *blocks, uint64_t partition, fp_wal_state *s
         if (state->magic == state_magic && state->version == FP_WAL_VERSION &&
             state->crc == CRC_OF(state) && state->partition == partition &&
             segment_bytes_are_valid(state->segment_bytes) && state->start >= FP_REDO_LSN_FIRST &&
-            state->start % FP_REDO_ALIGN == 0)
+            state->start % FP_REDO_ALIGN == 0 && fp_lineage_is_valid(&state->lineage))
             return true;
     }
+    *state = (fp_wal_state){0};
     return false;
+}
+
+uint32_t fp_wal_other_version(const uint8_t *blocks)
+{
+    uint32_t other = 0;
+    for (int i = 0; i < FP_WAL_STATE_COPIES; i++) {
+        fp_wal_state state; /* where another version has its checksum is not known */
+        memcpy(&state, blocks + i * FP_WAL_BLOCK, sizeof state);
+        if (state.magic != state_magic)
+            continue;
+        if (state.version == FP_WAL_VERSION)
+            return 0; /* so it is this one, damaged */
+        other = state.version;
+    }
+    return other;
 }
 
 bool fp_wal_get_header(const uint8_t *block, const fp_wal_state *state, uint32_t number,

@@ -10,7 +10,7 @@
 #include "storagenode/wal.h"
 
 enum {
-    FP_WAL_VERSION = 1,
+    FP_WAL_VERSION = 2,
     FP_WAL_BLOCK = FP_DISK_ALIGN,
     FP_WAL_MARK_AT = 512,    /* in the header block */
     FP_WAL_STATE_COPIES = 2, /* one block each, so that one bad block loses nothing */
@@ -24,11 +24,13 @@ typedef struct fp_wal_state {
     uint32_t
         era; /* raised when damage is overwritten: marks of earlier ones say nothing about this log */
     uint64_t partition, segment_bytes;
-    uint64_t start;            /* of the first frame */
-    uint64_t durable;          /* when this was written */
-    uint64_t promise;          /* epoch; 0: none yet */
-    uint64_t promised_at;      /* from this LSN on no frame is of a lower epoch */
-    uint32_t sealed, reserved; /* reserved: 0 */
+    uint64_t start;       /* of the first frame */
+    uint64_t durable;     /* when this was written */
+    uint64_t promise;     /* epoch; 0: none yet */
+    uint64_t promised_at; /* from this LSN on no frame is of a lower epoch */
+    uint32_t sealed;
+    uint32_t stray; /* 1: the log is not the partition's any more: only fp_wal_restart may follow */
+    fp_lineage lineage; /* of the log; if it is stray, of the partition's */
     uint32_t zero, crc;
 } fp_wal_state;
 
@@ -52,15 +54,17 @@ typedef struct fp_wal_mark {
     uint32_t zero, crc;
 } fp_wal_mark;
 
-_Static_assert(sizeof(fp_wal_state) == 80 && sizeof(fp_wal_header) == 56, "WAL format");
+_Static_assert(sizeof(fp_wal_state) == 224 && sizeof(fp_wal_header) == 56, "WAL format");
 _Static_assert(sizeof(fp_wal_mark) == 40, "WAL format");
 
 /* Fill in what is the same in all of them (magic, version, zeros, crc) and write the blocks. */
 void fp_wal_put_state(uint8_t *blocks, fp_wal_state state);
 void fp_wal_put_header(uint8_t *block, fp_wal_header header, fp_wal_mark mark);
 
-/* False: none of this partition is there. */
+/* False: none of this partition is there, and *state is zero. */
 bool fp_wal_get_state(const uint8_t *blocks, uint64_t partition, fp_wal_state *state);
+/* The version of a state that is there, but not in the version known here; 0: there is none. */
+uint32_t fp_wal_other_version(const uint8_t *blocks);
 /* False: it is not that of this segment. */
 bool fp_wal_get_header(const uint8_t *block, const fp_wal_state *state, uint32_t number,
                        fp_wal_header *header);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Inside of the WAL: wal.c (appends), wal_ops.c (requests in their order, state file), wal_make.c (new files),
- * wal_read.c (the log's bytes from files), wal_open.c and wal_scan.c (finding the end). */
+ * wal_read.c (the log's bytes from files), wal_open.c and wal_scan.c (finding the end), wal_restart.c (another beginning). */
 #ifndef FP_STORAGENODE_WAL_INSIDE_H
 #define FP_STORAGENODE_WAL_INSIDE_H
 
@@ -65,7 +65,15 @@ typedef struct fp_wal_segment {
     bool has_header;
 } fp_wal_segment;
 
-enum fp_wal_kind { FP_WAL_APPEND, FP_WAL_FENCE, FP_WAL_SEAL, FP_WAL_TRIM, FP_WAL_CLOSE };
+enum fp_wal_kind {
+    FP_WAL_APPEND,
+    FP_WAL_FENCE,
+    FP_WAL_JOIN,
+    FP_WAL_DISOWN,
+    FP_WAL_SEAL,
+    FP_WAL_TRIM,
+    FP_WAL_CLOSE
+};
 
 enum { FP_WAL_PIECES = 3 }; /* header, log up to the ring's wrap, log behind it */
 
@@ -88,7 +96,11 @@ struct fp_wal {
     /* From the call of fp_wal_fence on, as is sealed from that of fp_wal_seal. */
     uint64_t promise, promised_at;
     bool sealed;
+    fp_lineage lineage; /* from the call of fp_wal_join on */
+    fp_lineage other;   /* of fp_wal_disown */
     uint64_t end, durable;
+    uint64_t kept;   /* what is to be kept in the landing ring begins here; UINT64_MAX: nothing */
+    uint64_t landed; /* from here on the landing ring had what was appended */
     uint64_t epoch, durable_epoch; /* of the last frame before end; before durable */
 
     uint32_t base; /* number of segments[0], which has the beginning */
@@ -119,7 +131,11 @@ struct fp_wal {
     uint8_t *blocks; /* aligned: header of the group, of prepare, of make; state */
     char name[FP_WAL_NAME_MAX];
     struct fp_wal_opening *opening;
+    void *user; /* of fp_wal_restart */
 };
+
+/* Nothing has been asked of the disk yet. E_INVAL, E_NOMEM. */
+int fp_wal_new(fp_disk *disk, const fp_wal_options *options, fp_wal **wal) FARPOOL_MUST_CHECK;
 
 /* ---- segments (wal.c) ------------------------------------------------------------------------ */
 
@@ -127,6 +143,8 @@ static inline uint64_t fp_wal_number(const fp_wal *wal, uint64_t lsn)
 {
     return lsn / wal->state.segment_bytes;
 }
+/* From where on the landing ring keeps what peers have landed. Never falls while it is the same ring. */
+uint64_t fp_wal_window(const fp_wal *wal);
 /* From where on a segment has log. */
 static inline uint64_t fp_wal_log_begin(const fp_wal *wal, uint64_t number)
 {
@@ -189,5 +207,7 @@ typedef struct fp_wal_scan {
 
 void fp_wal_scan_start(fp_wal_scan *scan);
 void fp_wal_open_free(fp_wal *wal);
+/* That the state just read into wal->blocks, from the file of that name, is of another version. */
+int fp_wal_say_version(const fp_wal *wal, const char *name);
 
 #endif

@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "common/error.h"
+#include "common/faultpoint.h"
 #include "storagenode/wal_inside.h"
 
 void fp_wal_error_set(fp_wal_error *error, int status)
@@ -122,6 +123,7 @@ static void begin_copy(fp_wal_make *make)
 static void synced_dir(fp_wal_make *make)
 {
     if (fp_disk_dir_failures(make->wal->disk) == make->dir_failures) {
+        FP_FAULT_POINT(WAL_FILE_MADE);
         finish(make);
         return;
     }
@@ -168,6 +170,7 @@ static void step(fp_disk_req *req)
         break;
     case FP_DISK_ALLOCATE:
     case FP_DISK_TRUNCATE:
+        FP_FAULT_POINT(WAL_FILE_ALLOCATED);
         begin_copy(make);
         break;
     case FP_DISK_WRITE:
@@ -179,6 +182,7 @@ static void step(fp_disk_req *req)
         copy(make);
         break;
     case FP_DISK_SYNC:
+        FP_FAULT_POINT(WAL_FILE_SYNCED);
         if (make->keep_open)
             rename_it(make);
         else
@@ -188,6 +192,7 @@ static void step(fp_disk_req *req)
         rename_it(make);
         break;
     case FP_DISK_RENAME:
+        FP_FAULT_POINT(WAL_FILE_RENAMED);
         submit(make, FP_DISK_SYNC_DIR);
         break;
     default:

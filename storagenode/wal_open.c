@@ -21,6 +21,7 @@
 #include <string.h>
 
 #include "common/error.h"
+#include "common/faultpoint.h"
 #include "common/redo.h"
 #include "storagenode/wal_inside.h"
 
@@ -52,6 +53,7 @@ static void over(fp_wal_opening *o, int status)
     fp_wal *wal = o->wal;
     fp_wal_req *caller = o->caller;
     wal->opened = !status;
+    wal->landed = wal->durable;
     caller->status = status;
     caller->lsn = wal->end;
     fp_wal_open_free(wal);
@@ -157,6 +159,7 @@ static void remove_next(fp_disk_req *req)
         fp_disk_submit(wal->disk, &o->req);
         return;
     }
+    FP_FAULT_POINT(WAL_OPEN_CLEANED);
     open_last(o);
 }
 
@@ -169,6 +172,7 @@ static void state_is_durable(fp_wal *wal, int status)
         over(o, status);
         return;
     }
+    FP_FAULT_POINT(WAL_OPEN_STATE);
     o->next = o->names;
     o->req.user = o;
     remove_next(&o->req);
@@ -186,6 +190,7 @@ static void rewritten(fp_wal_make *make)
     fp_wal_segment *segment = fp_wal_segment_of(o->wal, o->number);
     segment->has_header = true;
     segment->bytes = o->wal->state.segment_bytes;
+    FP_FAULT_POINT(WAL_OPEN_REWRITTEN);
     o->number++;
     rewrite_next(o);
 }
@@ -222,6 +227,7 @@ static void scanned(fp_wal_scan *scan)
         fail_with(o, &scan->error);
         return;
     }
+    FP_FAULT_POINT(WAL_OPEN_SCANNED);
     wal->cut_needed = wal->damage.kind != FP_WAL_UNDAMAGED;
     wal->durable = scan->known < wal->end ? scan->known : wal->end;
     if (wal->durable < wal->state.start)
@@ -230,6 +236,7 @@ static void scanned(fp_wal_scan *scan)
     wal->promise = wal->state.promise;
     wal->promised_at = wal->state.promised_at;
     wal->sealed = wal->state.sealed;
+    wal->lineage = wal->state.lineage;
     o->number = fp_wal_number(wal, wal->durable);
     rewrite_next(o);
 }
@@ -350,20 +357,31 @@ static void state_closed(fp_disk_req *req)
         next_segment(o);
 }
 
+static int take_state(fp_wal_opening *o)
+{
+    fp_wal *wal = o->wal;
+    bool valid = fp_wal_get_state(wal->blocks, wal->options.partition, &wal->state) &&
+                 fp_wal_number(wal, wal->state.start) <= UINT32_MAX;
+    if (!valid && fp_wal_other_version(wal->blocks))
+        return fp_wal_say_version(wal, o->name);
+    if (!valid)
+        return fp_wal_say(wal, FARPOOL_E_CORRUPT,
+                          "no copy of the state in '%s' is valid: replace this WAL by another "
+                          "copy, under a new epoch",
+                          o->name);
+    if (wal->state.stray)
+        return fp_wal_say(wal, FARPOOL_E_CORRUPT,
+                          "it is not the partition's log any more: a storage node that has that "
+                          "has to give all of it (farpool-storagenode --peer)");
+    return 0;
+}
+
 static void state_read(fp_disk_req *req)
 {
     fp_wal_opening *o = req->user;
-    fp_wal *wal = o->wal;
-    uint64_t partition = wal->options.partition;
-    if (req->status)
-        fp_wal_error_set(&o->error, req->status);
-    else if (!fp_wal_get_state(wal->blocks, partition, &wal->state) ||
-             fp_wal_number(wal, wal->state.start) > UINT32_MAX)
-        fp_wal_error_set(&o->error,
-                         fp_wal_say(wal, FARPOOL_E_CORRUPT,
-                                    "no copy of the state in '%s' is valid: replace this WAL by "
-                                    "another copy, under a new epoch",
-                                    o->name));
+    int rc = req->status ? req->status : take_state(o);
+    if (rc)
+        fp_wal_error_set(&o->error, rc);
     submit(o, FP_DISK_CLOSE, state_closed);
 }
 
@@ -387,7 +405,9 @@ static void create(fp_wal_opening *o)
     const fp_wal_options *options = &wal->options;
     wal->state = (fp_wal_state){.partition = options->partition,
                                 .segment_bytes = options->segment_bytes,
-                                .start = options->start};
+                                .start = options->start,
+                                .lineage = options->lineage};
+    wal->lineage = options->lineage;
     wal->base = (uint32_t)fp_wal_number(wal, options->start);
     wal->end = wal->durable = options->start;
     int rc = fp_wal_need_segments(wal, fp_wal_number(wal, options->start));
@@ -451,17 +471,17 @@ static int check_options(const fp_wal *wal)
     return 0;
 }
 
-int fp_wal_open(fp_disk *disk, const fp_wal_options *options, fp_wal_req *req, fp_wal **out)
+int fp_wal_new(fp_disk *disk, const fp_wal_options *options, fp_wal **out)
 {
     fp_wal *wal = calloc(1, sizeof *wal);
-    fp_wal_opening *o = calloc(1, sizeof *o);
     uint8_t *blocks = aligned_alloc(FP_WAL_BLOCK, 3 * FP_WAL_BLOCK + FP_WAL_STATE_BYTES);
     int rc = FARPOOL_E_NOMEM;
-    if (!wal || !o || !blocks) {
+    if (!wal || !blocks) {
         fp_error(rc, "volume %s: no memory for a WAL", fp_disk_path(disk));
         goto err;
     }
     wal->disk = disk;
+    wal->kept = UINT64_MAX;
     wal->options = *options;
     if (!wal->options.segment_bytes)
         wal->options.segment_bytes = FP_WAL_SEGMENT_BYTES;
@@ -471,17 +491,29 @@ int fp_wal_open(fp_disk *disk, const fp_wal_options *options, fp_wal_req *req, f
     wal->blocks = blocks;
     wal->tail = &wal->head;
     wal->make.wal = wal->prepare.wal = wal;
-    wal->opening = o;
-    o->wal = wal;
-    o->caller = req;
     *out = wal;
-    submit(o, FP_DISK_LIST, listed);
     return 0;
 err:
     free(blocks);
-    free(o);
     free(wal);
     return rc;
+}
+
+int fp_wal_open(fp_disk *disk, const fp_wal_options *options, fp_wal_req *req, fp_wal **out)
+{
+    fp_wal_opening *o = calloc(1, sizeof *o);
+    if (!o)
+        return fp_error(FARPOOL_E_NOMEM, "volume %s: no memory for a WAL", fp_disk_path(disk));
+    int rc = fp_wal_new(disk, options, &o->wal);
+    if (rc) {
+        free(o);
+        return rc;
+    }
+    o->wal->opening = o;
+    o->caller = req;
+    *out = o->wal;
+    submit(o, FP_DISK_LIST, listed);
+    return 0;
 }
 
 void fp_wal_free(fp_wal *wal)

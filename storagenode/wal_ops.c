@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "common/error.h"
+#include "common/faultpoint.h"
 #include "storagenode/wal_inside.h"
 
 int fp_wal_say(const fp_wal *wal, int code, const char *format, ...)
@@ -132,6 +133,7 @@ static void state_written(fp_wal_make *make)
         fp_error(make->error.status, "%s", make->error.reason);
     else
         (void)fp_wal_get_state(make->head, wal->options.partition, &wal->state); /* as written */
+    FP_FAULT_POINT(WAL_STATE_WRITTEN);
     wal->after_state(wal, make->error.status);
 }
 
@@ -183,7 +185,11 @@ static void sync_dir(fp_wal *wal, void (*done)(fp_disk_req *req))
 
 /* Trim: the beginning in memory moves when the state has; files go from the oldest on. */
 
-static void trim_synced(fp_disk_req *req) { head_done(req->user, req->status); }
+static void trim_synced(fp_disk_req *req)
+{
+    FP_FAULT_POINT(WAL_TRIM_SYNCED);
+    head_done(req->user, req->status);
+}
 
 static void trim_next(fp_wal *wal);
 
@@ -192,6 +198,7 @@ static void trim_unlinked(fp_disk_req *req)
     fp_wal *wal = req->user;
     if (req->status && req->status != FARPOOL_E_NOTFOUND && !wal->error.status)
         fp_wal_error_set(&wal->error, req->status); /* fp_wal_open tries again */
+    FP_FAULT_POINT(WAL_TRIM_UNLINKED);
     wal->at++;
     trim_next(wal);
 }
@@ -210,6 +217,7 @@ static void trim_state(fp_wal *wal, int status)
         head_done(wal, status);
         return;
     }
+    FP_FAULT_POINT(WAL_TRIM_STATE);
     wal->at = wal->base;
     uint32_t base = (uint32_t)fp_wal_number(wal, wal->state.start), gone = base - wal->base;
     memmove(wal->segments, wal->segments + gone,
@@ -270,6 +278,8 @@ void fp_wal_begin(fp_wal *wal)
 {
     fp_wal_req *req = wal->head;
     fp_wal_state state = wal->state;
+    if (!state.stray)
+        state.lineage = wal->lineage; /* also one whose JOIN has failed: appends go by it */
     if (req->own.kind == FP_WAL_CLOSE && (wal->prepare.busy || wal->reads))
         return;
     wal->busy = true;
@@ -278,6 +288,14 @@ void fp_wal_begin(fp_wal *wal)
     case FP_WAL_FENCE:
         state.promise = req->own.epoch;
         state.promised_at = req->own.upto;
+        fp_wal_write_state(wal, state, head_done);
+        break;
+    case FP_WAL_JOIN:
+        fp_wal_write_state(wal, state, head_done);
+        break;
+    case FP_WAL_DISOWN:
+        state.stray = 1;
+        state.lineage = wal->other;
         fp_wal_write_state(wal, state, head_done);
         break;
     case FP_WAL_SEAL:
@@ -432,6 +450,27 @@ int fp_wal_fence(fp_wal *wal, uint64_t epoch, uint64_t from, fp_wal_req *req)
     req->own.epoch = epoch;
     req->own.upto = wal->promised_at;
     fp_wal_enqueue(wal, req, FP_WAL_FENCE);
+    return 0;
+}
+
+int fp_wal_join(fp_wal *wal, const fp_lineage *lineage, fp_wal_req *req)
+{
+    int rc = may_take(wal);
+    if (rc)
+        return rc;
+    wal->lineage = *lineage;
+    fp_wal_enqueue(wal, req, FP_WAL_JOIN);
+    return 0;
+}
+
+int fp_wal_disown(fp_wal *wal, const fp_lineage *lineage, fp_wal_req *req)
+{
+    int rc = may_take(wal);
+    if (rc)
+        return rc;
+    wal->sealed = true;
+    wal->other = *lineage;
+    fp_wal_enqueue(wal, req, FP_WAL_DISOWN);
     return 0;
 }
 

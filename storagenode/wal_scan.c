@@ -155,6 +155,8 @@ static enum result look(fp_wal_scan *scan, size_t *len)
     fp_redo_expect expect = {wal->state.partition, scan->at, wal->epoch};
     if (scan->at >= wal->state.promised_at && wal->state.promise > expect.epoch_min)
         expect.epoch_min = wal->state.promise;
+    uint64_t fork = fp_lineage_reached(&wal->state.lineage, scan->at);
+    expect.epoch_min = fork > expect.epoch_min ? fork : expect.epoch_min;
     size_t needed = HEADER;
     for (int i = 0; i < 2; i++) { /* the header, then the frame */
         if (needed > scan->limit - scan->at)

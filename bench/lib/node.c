@@ -10,8 +10,10 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
+#include "common/clock.h"
 #include "compute/cli/nodes.h"
 
 static void fail(const char *what)
@@ -127,8 +129,39 @@ uint64_t bench_node_written_bytes(const bench_node *node)
 uint64_t bench_node_lag(const bench_node *node)
 {
     static fp_msg msg; /* large for a stack */
-    bench_check(cli_node_usage(node->uri, &msg), "asking a node");
+    bench_check(cli_node_usage(node->uri, NULL, &msg), "asking a node");
     return msg.usage.spill_lag;
+}
+
+static void tick(void)
+{
+    enum { TICK_MS = 10 };
+    struct timespec time = {.tv_nsec = TICK_MS * 1000000};
+    nanosleep(&time, NULL);
+}
+
+double bench_node_catch_up(const bench_node *node)
+{
+    enum { CONVERT_BYTES = 16 << 20 };
+    uint64_t began = fp_now_ns();
+    while (bench_node_lag(node) >= CONVERT_BYTES)
+        tick();
+    return (double)(fp_now_ns() - began) / 1e9;
+}
+
+double bench_node_rest(const bench_node *node)
+{
+    enum { QUIET_TICKS = 100 };
+    double seconds = bench_node_catch_up(node);
+    uint64_t before = 0;
+    for (unsigned quiet = 0; quiet < QUIET_TICKS; quiet++) {
+        uint64_t now = bench_node_written_bytes(node);
+        if (now != before)
+            quiet = 0;
+        before = now;
+        tick();
+    }
+    return seconds;
 }
 
 static enum farpool_mapping mapping_of(const bench_options *options)

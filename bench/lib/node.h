@@ -25,6 +25,10 @@ double bench_node_cpu_seconds(const bench_node *node);
 uint64_t bench_node_written_bytes(const bench_node *node);
 /* Of a storage node: bytes of durable log that are not in layers yet. */
 uint64_t bench_node_lag(const bench_node *node);
+/* Waits until that has become so little that nothing is made of it (16 MiB). Seconds. */
+double bench_node_catch_up(const bench_node *node);
+/* The same, and for its having written nothing for a second: merges come after the layers. */
+double bench_node_rest(const bench_node *node);
 
 /* A pool and a partition on the node. */
 void bench_pool_open(const bench_options *options, const bench_node *node, uint64_t pool_bytes,

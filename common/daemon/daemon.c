@@ -13,10 +13,14 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "common/cluster/agent.h"
+#include "common/daemon/process.h"
 #include "common/error.h"
 
+/* ---- the beginning --------------------------------------------------------------------------- */
+
 /* Registering memory with verbs locks it; the soft limit is often far below the hard one. */
-void fp_daemon_raise_limits(void)
+static void raise_limits(void)
 {
     static const int which[] = {RLIMIT_MEMLOCK, RLIMIT_NOFILE};
     for (size_t i = 0; i < sizeof which / sizeof which[0]; i++) {
@@ -27,6 +31,27 @@ void fp_daemon_raise_limits(void)
         if (setrlimit((__rlimit_resource_t)which[i], &limit))
             fp_log(FP_LOG_DEBUG, "limit %d stays as it is: %s", which[i], strerror(errno));
     }
+}
+
+int fp_daemon_start(const char *program, int rc, const fp_daemon_options *options,
+                    void (*help)(FILE *out))
+{
+    if (rc) {
+        fprintf(stderr, "%s: %s\n", program, farpool_errmsg());
+        return 2;
+    }
+    if (options->help) {
+        help(stdout);
+        return 0;
+    }
+    if (options->version) {
+        printf("%s %d.%d.%d\n", program, FARPOOL_VERSION_MAJOR, FARPOOL_VERSION_MINOR,
+               FARPOOL_VERSION_PATCH);
+        return 0;
+    }
+    fp_log_set_level(options->log_level);
+    raise_limits();
+    return -1;
 }
 
 /* Returns the signalfd through which the signals now come. */
@@ -66,11 +91,15 @@ static void notify_systemd(const char *state)
     close(fd);
 }
 
-static char *ready_text(const fp_daemon *daemon, json_t *listen)
+static char *ready_text(const fp_daemon *daemon, json_t *listen, const fp_httpd *http)
 {
     json_t *root = json_pack("{s:s, s:I, s:O}", "name", daemon->options->name, "pid",
                              (json_int_t)getpid(), "listen", listen);
     json_t *more = daemon->describe(daemon->node);
+    if (root && http && json_object_set_new(root, "http", json_string(fp_httpd_bound(http)))) {
+        json_decref(root);
+        root = NULL;
+    }
     char *text = NULL;
     if (root && more && !json_object_update(root, more))
         text = json_dumps(root, JSON_COMPACT);
@@ -96,10 +125,10 @@ static int write_ready_file(const char *path, const char *text)
     return rc;
 }
 
-static int tell_ready(const fp_daemon *daemon, json_t *listen)
+static int tell_ready(const fp_daemon *daemon, json_t *listen, const fp_httpd *http)
 {
     const fp_daemon_options *options = daemon->options;
-    char *text = ready_text(daemon, listen);
+    char *text = ready_text(daemon, listen, http);
     if (!text) /* also when the name is not UTF-8 */
         return fp_error(FARPOOL_E_INVAL, "the node's name or an address can not be put into JSON");
     int rc = 0;
@@ -118,6 +147,44 @@ static int tell_ready(const fp_daemon *daemon, json_t *listen)
 
 /* ---- running --------------------------------------------------------------------------------- */
 
+typedef struct running {
+    const fp_daemon *daemon;
+    int signal_fd;
+    fp_agent *agent; /* NULL: in no cluster */
+    fp_httpd *http;  /* NULL: not served */
+} running;
+
+static json_t *card(void *owner)
+{
+    const fp_daemon *daemon = ((running *)owner)->daemon;
+    return daemon->card(daemon->node, daemon->options);
+}
+
+static json_t *actual(void *owner)
+{
+    const fp_daemon *daemon = ((running *)owner)->daemon;
+    return daemon->actual(daemon->node);
+}
+
+static void duties(void *owner, const json_t *told)
+{
+    const fp_daemon *daemon = ((running *)owner)->daemon;
+    daemon->duties(daemon->node, told);
+}
+
+static int join(running *r)
+{
+    const fp_daemon_options *options = r->daemon->options;
+    fp_agent_config config = {.coordinators = options->coordinators,
+                              .name = options->name,
+                              .auth = options->auth,
+                              .card = card,
+                              .actual = actual,
+                              .duties = duties,
+                              .owner = r};
+    return r->daemon->card && options->coordinators[0] ? fp_agent_open(&config, &r->agent) : 0;
+}
+
 static int listen_all(const fp_daemon *daemon, json_t *listen)
 {
     for (unsigned i = 0; i < daemon->options->listen_count; i++) {
@@ -132,36 +199,82 @@ static int listen_all(const fp_daemon *daemon, json_t *listen)
     return 0;
 }
 
+static void all_metrics(void *owner, fp_metrics *metrics)
+{
+    const fp_daemon *daemon = ((running *)owner)->daemon;
+    fp_process_metrics(metrics);
+    if (daemon->http.metrics)
+        daemon->http.metrics(daemon->node, metrics);
+}
+
+/* A node of a cluster has no duties before it has joined. */
+static bool ready(void *owner, char *why, size_t size)
+{
+    const running *r = owner;
+    if (r->agent && !fp_agent_is_member(r->agent)) {
+        snprintf(why, size, "not joined with a coordinator: %s", fp_agent_trouble(r->agent));
+        return false;
+    }
+    return !r->daemon->http.ready || r->daemon->http.ready(r->daemon->node, why, size);
+}
+
+static int serve_http(running *r)
+{
+    static const fp_httpd_ops ops = {.metrics = all_metrics, .ready = ready};
+    const char *address = r->daemon->options->http;
+    if (!address[0])
+        return 0;
+    int rc = fp_httpd_open(address, &ops, r, &r->http);
+    if (!rc)
+        fp_log(FP_LOG_INFO, "serving http://%s/metrics, /livez and /readyz",
+               fp_httpd_bound(r->http));
+    return rc;
+}
+
 /* Returns the signal that ends the node, or 0. */
-static int take_signal(int signal_fd, const fp_daemon *daemon)
+static int take_signal(const running *r)
 {
     struct signalfd_siginfo info;
-    while (read(signal_fd, &info, sizeof info) == sizeof info) {
+    while (read(r->signal_fd, &info, sizeof info) == sizeof info) {
         if (info.ssi_signo != SIGUSR1)
             return (int)info.ssi_signo;
-        daemon->log_usage(daemon->node);
+        r->daemon->log_usage(r->daemon->node);
     }
     return 0;
 }
 
-/* Until a signal ends it (0) or a transport fails. */
-static int loop(const fp_daemon *daemon, int signal_fd)
+/* As fp_server_step. */
+static int step(const running *r)
 {
+    int more = r->daemon->step(r->daemon->node);
+    return more >= 0 && r->agent ? fp_agent_step(r->agent) | more : more;
+}
+
+/* Until a signal ends it (0) or a transport fails. */
+static int loop(const running *r)
+{
+    enum { SIGNAL, HTTP, AGENT, OWN };
     int fds[FP_DAEMON_FDS_MAX];
-    struct pollfd polled[FP_DAEMON_FDS_MAX + 1];
-    unsigned count = daemon->fds(daemon->node, fds);
-    for (unsigned i = 0; i < count; i++)
-        polled[i] = (struct pollfd){.fd = fds[i], .events = POLLIN};
-    polled[count] = (struct pollfd){.fd = signal_fd, .events = POLLIN};
+    struct pollfd polled[OWN + FP_DAEMON_FDS_MAX] = {
+        /* poll leaves out what is negative. */
+        [SIGNAL] = {.fd = r->signal_fd, .events = POLLIN},
+        [HTTP] = {.fd = r->http ? fp_httpd_fd(r->http) : -1, .events = POLLIN},
+        [AGENT] = {.fd = r->agent ? fp_agent_fd(r->agent) : -1, .events = POLLIN},
+    };
+    unsigned count = OWN;
+    for (unsigned i = 0, n = r->daemon->fds(r->daemon->node, fds); i < n; i++)
+        polled[count++] = (struct pollfd){.fd = fds[i], .events = POLLIN};
     for (;;) {
-        int more = daemon->step(daemon->node);
+        int more = step(r);
         if (more < 0)
             return more;
-        int n = poll(polled, count + 1, more ? 0 : -1);
+        int n = poll(polled, count, more ? 0 : r->http ? fp_httpd_timeout(r->http) : -1);
         if (n < 0 && errno != EINTR)
             return fp_error_sys("waiting for events");
-        if (n > 0 && polled[count].revents) {
-            int number = take_signal(signal_fd, daemon);
+        if (r->http)
+            fp_httpd_step(r->http, n > 0 && polled[HTTP].revents);
+        if (n > 0 && polled[SIGNAL].revents) {
+            int number = take_signal(r);
             if (number) {
                 fp_log(FP_LOG_INFO, "ending on %s", strsignal(number));
                 return 0;
@@ -178,23 +291,31 @@ int fp_daemon_log_failure(int rc)
 
 int fp_daemon_run(const fp_daemon *daemon)
 {
+    running r = {.daemon = daemon};
     /* Not earlier: a signal should end the opening of a node, which takes long, at once. Not
      * later: from the first listener on there is something to be tidied up. */
-    int signal_fd = take_signals();
-    if (signal_fd < 0)
-        return fp_daemon_log_failure(signal_fd);
+    r.signal_fd = take_signals();
+    if (r.signal_fd < 0)
+        return fp_daemon_log_failure(r.signal_fd);
     json_t *listen = json_array();
-    int rc = listen ? listen_all(daemon, listen) : fp_error(FARPOOL_E_NOMEM, "no memory");
+    int rc = listen ? join(&r) : fp_error(FARPOOL_E_NOMEM, "no memory");
     if (!rc)
-        rc = tell_ready(daemon, listen);
+        rc = listen_all(daemon, listen);
+    if (!rc)
+        rc = serve_http(&r);
+    if (!rc)
+        rc = tell_ready(daemon, listen, r.http);
     json_decref(listen);
     if (!rc)
-        rc = loop(daemon, signal_fd);
+        rc = loop(&r);
     if (rc)
         fp_daemon_log_failure(rc); /* before closing, which may fail in its own words */
     notify_systemd("STOPPING=1");
     if (daemon->options->ready_file[0])
         unlink(daemon->options->ready_file);
-    close(signal_fd);
+    fp_httpd_close(r.http);
+    fp_agent_quit(r.agent);
+    fp_agent_close(r.agent);
+    close(r.signal_fd);
     return rc;
 }

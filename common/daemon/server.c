@@ -31,6 +31,7 @@ static void close_conn(fp_server *server, fp_conn *conn)
 static void accept_client(fp_server *server, unsigned net, fp_conn *conn)
 {
     fp_server_client *client = NULL;
+    fp_server_make_room(server);
     if (server->client_count < FP_SERVER_CLIENTS_MAX)
         client = calloc(1, server->ops->client_bytes);
     if (!client) {
@@ -46,6 +47,7 @@ static void accept_client(fp_server *server, unsigned net, fp_conn *conn)
         client->next->prev = client;
     server->clients = client;
     server->client_count++;
+    server->accepted++;
     fp_net_conn_set_user(conn, client);
     fp_log(FP_LOG_DEBUG, "%s: connected", fp_net_conn_peer(conn));
 }
@@ -69,10 +71,7 @@ bool fp_server_answer(fp_server *server, fp_server_client *client, uint32_t requ
 {
     server->answer.request = request;
     size_t len = fp_wire_encode(&server->answer, server->buffer, sizeof server->buffer);
-    fp_net_op op = {.kind = FP_NET_SEND, .sge_count = 1};
-    op.sge[0] = (fp_sge){.addr = server->buffer, .len = (uint32_t)len};
-    int rc = fp_net_post(client->conn, &op, 1);
-    if (!rc)
+    if (!fp_net_send(client->conn, server->buffer, len))
         return true;
     /* Broken, or it sends requests and takes no answers. */
     fp_log(FP_LOG_INFO, "%s: cut off: %s", fp_net_conn_peer(client->conn), farpool_errmsg());
@@ -82,6 +81,8 @@ bool fp_server_answer(fp_server *server, fp_server_client *client, uint32_t requ
 
 bool fp_server_refuse(fp_server *server, fp_server_client *client, uint32_t request, int code)
 {
+    if (code < 0 && code > -FP_SERVER_CODES)
+        server->refused[-code]++;
     server->answer.type = FP_MSG_ERROR;
     server->answer.code = code;
     snprintf(server->answer.text, sizeof server->answer.text, "%s", farpool_errmsg());
@@ -91,26 +92,17 @@ bool fp_server_refuse(fp_server *server, fp_server_client *client, uint32_t requ
 
 /* ---- requests -------------------------------------------------------------------------------- */
 
-static void handle_hello(fp_server *server, fp_server_client *client)
-{
-    client->greeted = true;
-    snprintf(client->name, sizeof client->name, "%s", server->request.text);
-    server->answer.type = FP_MSG_HELLO_OK;
-    server->answer.boot_id = server->boot_id;
-    snprintf(server->answer.text, sizeof server->answer.text, "%s", server->name);
-    fp_server_answer(server, client, server->request.request);
-}
-
 static void handle_request(fp_server *server, fp_server_client *client)
 {
-    if (!client->greeted && server->request.type != FP_MSG_HELLO) {
-        int rc = fp_error(FARPOOL_E_PROTO, "the first message must be HELLO");
-        fp_server_refuse(server, client, server->request.request, rc);
+    server->requests[server->request.type]++; /* a decoded message has a known type */
+    if (client->greeting != FP_GREETING_DONE) {
+        fp_server_greet(server, client);
         return;
     }
     switch (server->request.type) {
     case FP_MSG_HELLO:
-        handle_hello(server, client);
+    case FP_MSG_PROOF:
+        fp_server_greet(server, client);
         break;
     case FP_MSG_GRANT:
     case FP_MSG_ATTACH:
@@ -122,9 +114,14 @@ static void handle_request(fp_server *server, fp_server_client *client)
     case FP_MSG_PAGE_GET:
     case FP_MSG_LOG_GET:
     case FP_MSG_WAL_FENCE:
+    case FP_MSG_WAL_JOIN:
+    case FP_MSG_MANIFEST_GET:
+    case FP_MSG_FILE_GET:
+    case FP_MSG_CALL:
         server->ops->request(server->owner, client);
         break;
     case FP_MSG_HELLO_OK:
+    case FP_MSG_CHALLENGE:
     case FP_MSG_EXTENTS:
     case FP_MSG_RELEASE_OK:
     case FP_MSG_USAGE_OK:
@@ -132,6 +129,9 @@ static void handle_request(fp_server *server, fp_server_client *client)
     case FP_MSG_WAL_STATE:
     case FP_MSG_PAGE:
     case FP_MSG_LOG:
+    case FP_MSG_MANIFEST:
+    case FP_MSG_FILE:
+    case FP_MSG_ANSWER:
         /* Answers to nothing. To answer them could go on for ever. */
         fp_log(FP_LOG_WARN, "%s: cut off: it sent an answer (type %d) to no request",
                fp_net_conn_peer(client->conn), (int)server->request.type);
@@ -151,7 +151,10 @@ static void receive(fp_server *server, fp_server_client *client, const fp_net_ev
     }
     fp_log(FP_LOG_WARN, "%s: bad message of %" PRIu32 " bytes: %s", fp_net_conn_peer(client->conn),
            event->len, farpool_errmsg());
-    fp_server_refuse(server, client, 0, rc);
+    if (server->auth && client->greeting != FP_GREETING_DONE)
+        fp_server_greet_nonsense(server, client, rc);
+    else
+        fp_server_refuse(server, client, 0, rc);
 }
 
 static void take_event(fp_server *server, unsigned net, const fp_net_event *event)
@@ -173,8 +176,11 @@ static void take_event(fp_server *server, unsigned net, const fp_net_event *even
                fp_net_conn_reason(event->conn));
         fp_server_drop(server, client);
         break;
-    case FP_NET_DONE:     /* an answer has left, or FP_NET_CLOSED is about to come */
-    case FP_NET_RECV_IMM: /* nobody has a use for one yet; its WRITE was allowed */
+    case FP_NET_RECV_IMM: /* its WRITE was allowed */
+        if (server->ops->signalled)
+            server->ops->signalled(server->owner);
+        break;
+    case FP_NET_DONE: /* an answer has left, or FP_NET_CLOSED is about to come */
     case FP_NET_ACCEPTED:
         break;
     }
@@ -212,8 +218,14 @@ int fp_server_step(fp_server *server)
 /* ---- life ------------------------------------------------------------------------------------ */
 
 int fp_server_open(fp_server *server, const fp_server_ops *ops, void *owner, const char *name,
-                   uint64_t boot_id)
+                   uint64_t boot_id, const fp_auth *auth)
 {
+    if (auth && !fp_auth_has_secret(auth))
+        return fp_error(FARPOOL_E_INVAL,
+                        "a node needs the cluster's secret; the key of '%s' alone tells it nothing "
+                        "of others",
+                        fp_auth_name(auth));
+    server->auth = auth;
     server->ops = ops;
     server->owner = owner;
     snprintf(server->name, sizeof server->name, "%s", name);
@@ -262,7 +274,11 @@ static int net_for(fp_server *server, const char *uri, const fp_net_options *opt
     }
     FP_ASSERT(server->net_count < FP_SERVER_NETS_MAX); /* as many as there are schemes */
     unsigned n = server->net_count;
-    rc = fp_net_open(uri, options, &server->nets[n].net);
+    fp_net_options with_auth = {0};
+    if (options)
+        with_auth = *options;
+    with_auth.auth = server->auth;
+    rc = fp_net_open(uri, &with_auth, &server->nets[n].net);
     if (rc)
         return rc;
     rc = fp_net_poller_open(server->nets[n].net, &server->nets[n].poller);

@@ -25,6 +25,7 @@ static const char *const kind_names[FP_DISK_KINDS] = {
     [FP_DISK_SYNC_DIR] = "sync of the directory",
     [FP_DISK_LIST] = "list",
     [FP_DISK_NOP] = "nothing",
+    [FP_DISK_WORK] = "work",
 };
 
 /* ---- errors ---------------------------------------------------------------------------------- */
@@ -199,6 +200,9 @@ static int check(const fp_disk *disk, const fp_disk_req *req)
     case FP_DISK_SYNC_DIR:
     case FP_DISK_LIST:
     case FP_DISK_NOP:
+        return 0;
+    case FP_DISK_WORK:
+        FP_ASSERT(req->work);
         return 0;
     case FP_DISK_READ:
     case FP_DISK_WRITE:

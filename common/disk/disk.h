@@ -42,6 +42,12 @@
  *   D12 Any number of requests may be submitted; those beyond the depth wait inside, in order.
  *   D13 A disk belongs to one thread at a time (the caller serialises). done() may submit; it may not poll or
  *       close the disk.
+ *   D14 work() of a WORK is called by a thread of the disk's own, which does nothing else; of one disk one at a time.
+ *       What it reads and writes nobody else may write, or write or read, between submit and done(); there all that
+ *       it did is seen, and all that was done before submit in it. It asks nothing of the disk, and sets no status:
+ *       what became of it stands in memory of the caller's. Status 0: it was called, once; otherwise perhaps, but not
+ *       any more. On a simulated disk it is called by the thread that submits or polls, at either end of that time, as the
+ *       seed draws.
  */
 #ifndef FP_COMMON_DISK_DISK_H
 #define FP_COMMON_DISK_DISK_H
@@ -77,6 +83,7 @@ enum fp_disk_kind {
     FP_DISK_SYNC_DIR,
     FP_DISK_LIST, /* -> names, size (their number) */
     FP_DISK_NOP,  /* nothing: for answers that need no disk, but may not come from within a call */
+    FP_DISK_WORK, /* work: what takes the processor for long, aside from the disk's thread: D14 */
     FP_DISK_KINDS,
 };
 
@@ -100,6 +107,7 @@ struct fp_disk_req {
     char *
         names; /* LIST: sorted, each with its 0 byte, one after the other; the caller's to free() */
     int status, sys_errno;
+    void (*work)(fp_disk_req *req); /* WORK */
     void (*done)(fp_disk_req *req);
     void *user;
     struct { /* the disk's */

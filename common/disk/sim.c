@@ -17,7 +17,7 @@ typedef struct sim_op {
     struct sim_disk *disk;
     fp_disk_req *req;
     uint64_t covered; /* SYNC, SYNC_DIR: changes up to this one */
-    bool begun;       /* WRITE: a part of it has been seen */
+    bool begun;       /* WRITE: a part of it has been seen; WORK: it is done */
     struct sim_op *next;
 } sim_op;
 
@@ -163,6 +163,10 @@ static int answer(fp_disk_medium *medium, const sim_op *op)
         return 0;
     case FP_DISK_LIST:
         return list(medium, req);
+    case FP_DISK_WORK:
+        if (!op->begun)
+            req->work(req);
+        return 0;
     default:
         return 0;
     }
@@ -231,6 +235,10 @@ static void sim_submit(fp_disk *base, fp_disk_req *req)
     if (!disk->medium)
         return; /* a dead node asks in vain: fp_disk_close ends it */
     const fp_disk_sim_config *config = &disk->medium->config;
+    if (req->kind == FP_DISK_WORK && fp_sim_draw(disk->world) % 2) { /* D14 */
+        op->begun = true;
+        req->work(req);
+    }
     op->covered = disk->medium->changes;
     if (req->kind == FP_DISK_SYNC)
         inode_of(req)->syncs++;

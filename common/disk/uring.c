@@ -7,6 +7,10 @@
  * then the slot goes on with the rest, from the last whole block. A rest that makes no progress is the end of the
  * file for READ and a failed device for WRITE. What io_uring cannot do is done when the request gets its turn.
  *
+ * WORK is done by a thread (common/disk/worker.h). Its slot READs the eventfd by which that thread counts what it has
+ * done; so whoever waits for completions waits for that as well. As one READ is like another, the slot that completes
+ * gives the oldest of the thread's requests back, whichever its own was.
+ *
  * Files are opened without O_DIRECT and then set to it: to open with it would create a file and then fail, where
  * the file system cannot do it.
  */
@@ -20,7 +24,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "common/disk/disk.h"
+#include "common/disk/worker.h"
 #include "common/error.h"
 #include "common/log.h"
 
@@ -39,12 +43,14 @@ typedef struct uring_file {
 typedef struct uring_slot {
     fp_disk_req *req;
     struct statx statx; /* SIZE: the kernel writes it */
+    uint64_t count;     /* WORK: it does, too */
     struct uring_slot *next_free;
 } uring_slot;
 
 typedef struct uring_disk {
     fp_disk base;
     struct io_uring ring;
+    fp_disk_worker *worker;
     int dir;
     bool can_truncate;
     bool buffered; /* said so */
@@ -108,6 +114,10 @@ static void prepare(uring_disk *disk, uring_slot *slot)
     case FP_DISK_RENAME:
         io_uring_prep_renameat(sqe, disk->dir, req->name, disk->dir, req->new_name,
                                req->replace ? 0 : RENAME_NOREPLACE);
+        break;
+    case FP_DISK_WORK:
+        io_uring_prep_read(sqe, fp_disk_worker_fd(disk->worker), &slot->count, sizeof slot->count,
+                           0);
         break;
     default:
         FP_ASSERT(req->kind == FP_DISK_UNLINK);
@@ -220,7 +230,7 @@ static bool go_on(fp_disk_req *req, int moved, int *error)
 static void completed(uring_disk *disk, uring_slot *slot, int result)
 {
     fp_disk_req *req = slot->req;
-    int error = result < 0 ? -result : 0;
+    int error = result < 0 && req->kind != FP_DISK_WORK ? -result : 0;
     if ((error == EINTR || error == EAGAIN) && req->kind != FP_DISK_CLOSE &&
         ++req->own.tries < TRIES_MAX) {
         prepare(disk, slot);
@@ -237,6 +247,8 @@ static void completed(uring_disk *disk, uring_slot *slot, int result)
         req->size = slot->statx.stx_size;
     else if (req->kind == FP_DISK_CLOSE)
         ((uring_file *)req->file)->fd = -1; /* also after an error */
+    else if (req->kind == FP_DISK_WORK)     /* also after an error: taking it waits */
+        req = fp_disk_worker_take(disk->worker);
     slot->req = NULL;
     slot->next_free = disk->free_slots;
     disk->free_slots = slot;
@@ -287,6 +299,8 @@ static void begin(uring_disk *disk)
         disk->used++;
         slot->req = req;
         prepare(disk, slot);
+        if (req->kind == FP_DISK_WORK)
+            fp_disk_worker_add(disk->worker, req);
     }
 }
 
@@ -430,6 +444,8 @@ static int uring_open(const char *path, const fp_disk_options *options, fp_disk 
         goto err_after_dir;
     }
     rc = look_what_it_can(disk, path);
+    if (!rc)
+        rc = fp_disk_worker_open(path, &disk->worker);
     if (rc)
         goto err_after_ring;
     *out = &disk->base;
@@ -449,6 +465,7 @@ static void uring_close(fp_disk *base)
 {
     uring_disk *disk = (uring_disk *)base;
     io_uring_queue_exit(&disk->ring);
+    fp_disk_worker_close(disk->worker);
     close(disk->dir);
     free(disk->slots);
     free(disk);

@@ -9,8 +9,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/auth.h"
 #include "common/clock.h"
 #include "common/error.h"
+#include "common/net/sim.h"
 
 enum { ACK_TIMEOUT_MAX = 31 }; /* the field has 5 bits */
 
@@ -64,6 +66,18 @@ int fp_uri_parse(const char *text, fp_uri *uri)
     return 0;
 }
 
+int fp_uri_first(const char *list, char uri[FP_NET_URI_MAX], size_t *len)
+{
+    fp_uri parsed;
+    *len = strcspn(list, ",");
+    if (*len >= FP_NET_URI_MAX)
+        return fp_error(FARPOOL_E_INVAL, "address '%.60s...' is longer than %d bytes", list,
+                        FP_NET_URI_MAX - 1);
+    memcpy(uri, list, *len);
+    uri[*len] = '\0';
+    return fp_uri_parse(uri, &parsed);
+}
+
 int fp_uri_resolve(const fp_uri *uri, int flags, struct addrinfo **list)
 {
     char port[8];
@@ -112,8 +126,10 @@ int fp_net_open(const char *text, const fp_net_options *options, fp_net **net)
         if (strcmp(uri.scheme, backends[i]->scheme) != 0)
             continue;
         rc = backends[i]->open(&uri, &defaults, net);
-        if (!rc)
+        if (!rc) {
             (*net)->ops = backends[i];
+            (*net)->auth = defaults.auth;
+        }
         return rc;
     }
     return fp_error(FARPOOL_E_INVAL, "address '%s': unknown transport '%s' (verbs, tcp, shm)", text,
@@ -127,6 +143,22 @@ void fp_net_close(fp_net *net)
 }
 
 const char *fp_net_scheme(const fp_net *net) { return net->ops->scheme; }
+const fp_auth *fp_net_auth(const fp_net *net) { return net->auth; }
+
+bool fp_net_leads_to(const fp_net *net, const char *uri)
+{
+    fp_uri parsed;
+    const char *scheme = fp_net_scheme(net);
+    if (!strcmp(scheme, "sim"))
+        return true;
+    return strcmp(scheme, "verbs") != 0 && !fp_uri_parse(uri, &parsed) &&
+           !strcmp(scheme, parsed.scheme);
+}
+
+uint64_t fp_net_clock_ns(const fp_net_options *options)
+{
+    return options && options->world ? fp_sim_clock_ns(options->world, options->node) : fp_now_ns();
+}
 
 uint64_t fp_net_now_ns(const fp_net *net)
 {
@@ -254,6 +286,12 @@ int fp_net_post(fp_conn *conn, const fp_net_op *ops, size_t count)
     if (!rc)
         conn->inflight += (uint32_t)count;
     return rc;
+}
+
+int fp_net_send(fp_conn *conn, void *bytes, size_t len)
+{
+    fp_net_op op = fp_net_message(bytes, len);
+    return fp_net_post(conn, &op, 1);
 }
 
 int fp_net_poll(fp_poller *poller, fp_net_event *events, int max, int timeout_ms)

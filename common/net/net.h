@@ -113,6 +113,7 @@ typedef struct fp_net_event {
 } fp_net_event;
 
 struct fp_sim_world; /* common/net/sim.h */
+struct fp_auth;      /* common/auth.h */
 
 typedef struct fp_net_options {
     unsigned connect_timeout_ms; /* 0: 5000 */
@@ -121,6 +122,8 @@ typedef struct fp_net_options {
     unsigned ack_timeout;
     struct fp_sim_world *world; /* sim: required; node is created in it */
     const char *node;           /* sim: this node's name */
+    /* Who we are to peers, and who they may be (common/auth.h); outlives the net. tcp: all is encrypted. NULL: nobody */
+    const struct fp_auth *auth;
 } fp_net_options;
 
 /* uri: any address of the scheme to be used; verbs takes the device from it (the local device when
@@ -131,9 +134,15 @@ int fp_net_open(const char *uri, const fp_net_options *options, fp_net **net) FA
 /* All pollers and mrs must have been closed. */
 void fp_net_close(fp_net *net);
 const char *fp_net_scheme(const fp_net *net);
+/* Whether connections to uri can be made by it, too. Not known of verbs', which is of the device by which it went to the
+ * first one: false. */
+bool fp_net_leads_to(const fp_net *net, const char *uri);
+const struct fp_auth *fp_net_auth(const fp_net *net); /* of its options */
 /* The clock that this net's timeouts go by: ns that never jump back; the world's time on sim, else the
  * machine's. Whoever waits for the net takes the time from here. */
 uint64_t fp_net_now_ns(const fp_net *net);
+/* The same of nets that are opened with these options, before there is one. NULL: the machine's. */
+uint64_t fp_net_clock_ns(const fp_net_options *options);
 /* Bytes of peers' READs and WRITEs that this process's CPU has moved so far: 0 where it takes no part. */
 uint64_t fp_net_data_bytes(const fp_net *net);
 
@@ -174,6 +183,16 @@ int fp_net_share(fp_conn *conn, fp_mr *mr) FARPOOL_MUST_CHECK;
  * be in flight), E_INVAL. */
 int fp_net_post(fp_conn *conn, const fp_net_op *ops, size_t count) FARPOOL_MUST_CHECK;
 
+/* A message, which is copied (N7). */
+static inline fp_net_op fp_net_message(void *bytes, size_t len)
+{
+    fp_net_op op = {.kind = FP_NET_SEND, .sge_count = 1};
+    op.sge[0] = (fp_sge){.addr = bytes, .len = (uint32_t)len};
+    return op;
+}
+/* Posts one alone. */
+int fp_net_send(fp_conn *conn, void *bytes, size_t len) FARPOOL_MUST_CHECK;
+
 /* Takes up to max events. timeout_ms 0: only looks; > 0: spins briefly, then sleeps until something
  * comes or the time is over; -1: for ever (not allowed on sim). Returns their number, or a negative
  * code if the poller itself is unusable. */
@@ -186,6 +205,7 @@ int fp_net_poll(fp_poller *poller, fp_net_event *events, int max, int timeout_ms
 struct fp_net_ops;
 struct fp_net {
     const struct fp_net_ops *ops; /* set by net.c */
+    const struct fp_auth *auth;   /* " */
     _Atomic uint64_t data_bytes;  /* atomic: added to by backends that emulate one-sided access */
 };
 struct fp_mr {
@@ -242,6 +262,8 @@ extern const fp_net_ops fp_net_verbs, fp_net_tcp, fp_net_shm, fp_net_sim;
 
 /* Parses SCHEME://HOST:PORT, shm:///PATH and sim://NODE. E_INVAL with a sentence. */
 int fp_uri_parse(const char *text, fp_uri *uri) FARPOOL_MUST_CHECK;
+/* The first of addresses with commas between them: copies its len bytes to uri. E_INVAL: it is none, or too long. */
+int fp_uri_first(const char *list, char uri[FP_NET_URI_MAX], size_t *len) FARPOOL_MUST_CHECK;
 /* getaddrinfo for its host and port; the list is the caller's. A name that is not known: E_NODE. */
 struct addrinfo;
 int fp_uri_resolve(const fp_uri *uri, int flags, struct addrinfo **list) FARPOOL_MUST_CHECK;

@@ -20,6 +20,7 @@
 
 #include "common/clock.h"
 #include "common/error.h"
+#include "common/faultpoint.h"
 #include "common/net/shm.h"
 
 enum {
@@ -55,7 +56,11 @@ static inline int copy(fp_shm_conn *conn, const fp_net_op *op)
         else
             memcpy(remote, op->sge[i].addr, op->sge[i].len);
         remote += op->sge[i].len;
+        if (op->kind == FP_NET_WRITE && i + 1 < op->sge_count)
+            FP_FAULT_POINT(SHM_WRITE_HALF);
     }
+    if (op->kind == FP_NET_WRITE)
+        FP_FAULT_POINT(SHM_WRITTEN);
     return 0;
 }
 

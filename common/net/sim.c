@@ -36,7 +36,11 @@ static void sim_close(fp_net *base)
     free(net);
 }
 
-static uint64_t sim_now_ns(const fp_net *net) { return ((const sim_net *)net)->world->now; }
+static uint64_t sim_now_ns(const fp_net *base)
+{
+    const sim_net *net = (const sim_net *)base;
+    return fp_sim_clock_ns(net->world, net->name);
+}
 
 static int sim_mr_open(fp_net *base, const fp_mem *mem, unsigned access, fp_mr **out)
 {
@@ -276,7 +280,9 @@ static int sim_connect(fp_poller *base, const fp_uri *uri, fp_conn **out)
     while (listener &&
            (strcmp(listener->base.uri, uri->text) != 0 || listener->poller->net->crashed))
         listener = listener->next;
-    if (!listener || fp_sim_is_cut(world, poller->net->name, listener->poller->net->name))
+    if (!listener || poller->net->killed ||
+        fp_sim_is_cut(world, poller->net->name, listener->poller->net->name) ||
+        fp_sim_is_cut(world, listener->poller->net->name, poller->net->name))
         return fp_error(FARPOOL_E_NODE, "%s: cannot connect: nobody answers", uri->text);
     char name[FP_NET_URI_MAX];
     snprintf(name, sizeof name, "sim://%s", poller->net->name);

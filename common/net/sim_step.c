@@ -80,24 +80,47 @@ static void tell_peer(sim_conn *conn, sim_op *op)
     }
 }
 
+static const char no_answer[] = "the peer does not answer: the connection was lost";
+
+static bool is_cut_from(const sim_conn *from, const sim_conn *to)
+{
+    return fp_sim_is_cut(from->poller->net->world, from->poller->net->name, to->poller->net->name);
+}
+
+static bool is_cut_one_way(const sim_conn *from, const sim_conn *to)
+{
+    return is_cut_from(from, to) && !is_cut_from(to, from);
+}
+
+/* Nothing gets through, or nobody is there any more who would take it. */
+static bool is_lost(fp_sim_world *world, sim_conn *conn)
+{
+    if (!conn->peer || is_cut_one_way(conn, conn->peer))
+        fp_sim_break_here(conn, FARPOOL_E_NODE, no_answer);
+    else if (is_cut_from(conn, conn->peer) ||
+             (world->config.loss_per_million &&
+              fp_sim_draw(world) % 1000000 < world->config.loss_per_million))
+        fp_sim_break(conn, FARPOOL_E_NODE, no_answer);
+    return conn->base.status;
+}
+
 static void step_move(fp_sim_world *world, sim_op *op, uint32_t upto)
 {
     sim_conn *conn = op->conn;
-    if (!conn || !conn->peer || conn->refused)
-        return; /* broken meanwhile, or about to */
-    if (fp_sim_is_cut(world, conn->poller->net->name, conn->peer->poller->net->name) ||
-        (world->config.loss_per_million &&
-         fp_sim_draw(world) % 1000000 < world->config.loss_per_million)) {
-        fp_sim_break(conn, FARPOOL_E_NODE, "the peer does not answer: the connection was lost");
+    if (!conn || conn->refused) /* broken meanwhile, or about to */
         return;
-    }
+    if (is_lost(world, conn))
+        return;
     if (op->op.kind != FP_NET_SEND) {
         uint8_t *remote = reach(conn, op);
         if (!remote) {
             refuse(conn, op, FARPOOL_E_ACCESS);
             return;
         }
+        uint32_t from = op->moved;
         move(op, remote, upto);
+        if (world->watcher && op->op.kind != FP_NET_READ)
+            world->watcher(world->watcher_arg, remote + from, op->moved - from);
     }
     if (upto == op->len)
         tell_peer(conn, op);
@@ -139,7 +162,19 @@ static void complete_in_order(sim_conn *conn)
     }
 }
 
-void fp_sim_run_step(fp_sim_world *world)
+/* Its answer comes, unless that is lost. Cut both ways, what has arrived has been answered already. */
+static void step_done(sim_op *op)
+{
+    sim_conn *conn = op->conn;
+    if (conn->peer && is_cut_one_way(conn->peer, conn)) {
+        fp_sim_break_here(conn, FARPOOL_E_NODE, no_answer);
+        return;
+    }
+    op->done = true;
+    complete_in_order(conn);
+}
+
+static void run_step(fp_sim_world *world)
 {
     sim_step step = fp_sim_take_step(world);
     if (step.time > world->now)
@@ -153,13 +188,18 @@ void fp_sim_run_step(fp_sim_world *world)
         step_accept(find_conn(world, step.conn));
         return;
     }
-    if (step.kind == STEP_MOVE) {
+    if (step.kind == STEP_MOVE)
         step_move(world, step.op, step.upto);
-    } else if (step.op->conn) {
-        step.op->done = true;
-        complete_in_order(step.op->conn);
-    }
+    else if (step.op->conn)
+        step_done(step.op);
     fp_sim_drop_op_step(step.op);
+}
+
+void fp_sim_run_step(fp_sim_world *world)
+{
+    run_step(world);
+    if (world->watcher)
+        world->watcher(world->watcher_arg, NULL, 0);
 }
 
 void fp_sim_run_drivers(fp_sim_world *world, const fp_sim_source *waiting)

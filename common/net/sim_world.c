@@ -110,11 +110,45 @@ void fp_sim_world_close(fp_sim_world *world)
     for (size_t i = 0; i < world->count; i++)
         if (world->heap[i].op)
             fp_sim_drop_op_step(world->heap[i].op);
+    free(world->clocks);
     free(world->heap);
     free(world);
 }
 
 uint64_t fp_sim_now_ns(const fp_sim_world *world) { return world->now; }
+
+static sim_clock *find_clock(const fp_sim_world *world, const char *node)
+{
+    for (size_t i = 0; i < world->clock_count; i++)
+        if (!strcmp(world->clocks[i].node, node))
+            return &world->clocks[i];
+    return NULL;
+}
+
+uint64_t fp_sim_clock_ns(fp_sim_world *world, const char *node)
+{
+    sim_clock *clock = node ? find_clock(world, node) : NULL;
+    if (!clock)
+        return world->now;
+    uint64_t now = world->now + (uint64_t)clock->ahead_ns;
+    clock->last_ns = (int64_t)(now - clock->last_ns) > 0 ? now : clock->last_ns;
+    return clock->last_ns;
+}
+
+void fp_sim_move_clock(fp_sim_world *world, const char *node, int64_t ns)
+{
+    sim_clock *clock = find_clock(world, node);
+    if (!clock) {
+        if (world->clock_count == world->clock_room)
+            world->clocks = fp_sim_grow(world->clocks, &world->clock_room, sizeof *clock);
+        clock = &world->clocks[world->clock_count++];
+        *clock = (sim_clock){.last_ns = world->now};
+        snprintf(clock->node, sizeof clock->node, "%s", node);
+    }
+    (void)fp_sim_clock_ns(world, node); /* before it stands still */
+    clock->ahead_ns += ns;
+}
+
 uint64_t fp_sim_trace_hash(const fp_sim_world *world) { return world->hash; }
 
 void fp_sim_set_driver(fp_poller *base, void (*driver)(void *), void *arg)
@@ -122,6 +156,13 @@ void fp_sim_set_driver(fp_poller *base, void (*driver)(void *), void *arg)
     sim_poller *poller = (sim_poller *)base;
     poller->source.driver = driver;
     poller->source.driver_arg = arg;
+}
+
+void fp_sim_set_watcher(fp_sim_world *world,
+                        void (*watcher)(void *arg, const void *addr, uint64_t len), void *arg)
+{
+    world->watcher = watcher;
+    world->watcher_arg = arg;
 }
 
 void fp_sim_source_add(fp_sim_world *world, fp_sim_source *source)
@@ -214,20 +255,33 @@ void fp_sim_break(sim_conn *conn, int status, const char *reason)
     break_one(peer, FARPOOL_E_NODE, "the connection was lost or the peer closed it");
 }
 
-bool fp_sim_is_cut(const fp_sim_world *world, const char *a, const char *b)
+void fp_sim_break_here(sim_conn *conn, int status, const char *reason)
+{
+    if (conn->peer)
+        conn->peer->peer = NULL;
+    conn->peer = NULL;
+    break_one(conn, status, reason);
+}
+
+bool fp_sim_is_cut(const fp_sim_world *world, const char *from, const char *to)
 {
     for (unsigned i = 0; i < world->cut_count; i++)
-        if ((!strcmp(world->cuts[i][0], a) && !strcmp(world->cuts[i][1], b)) ||
-            (!strcmp(world->cuts[i][0], b) && !strcmp(world->cuts[i][1], a)))
+        if (!strcmp(world->cuts[i][0], from) && !strcmp(world->cuts[i][1], to))
             return true;
     return false;
 }
 
-void fp_sim_cut(fp_sim_world *world, const char *a, const char *b)
+void fp_sim_cut_one_way(fp_sim_world *world, const char *from, const char *to)
 {
     FP_ASSERT(world->cut_count < CUTS_MAX);
-    snprintf(world->cuts[world->cut_count][0], NAME_MAX_BYTES, "%s", a);
-    snprintf(world->cuts[world->cut_count++][1], NAME_MAX_BYTES, "%s", b);
+    snprintf(world->cuts[world->cut_count][0], NAME_MAX_BYTES, "%s", from);
+    snprintf(world->cuts[world->cut_count++][1], NAME_MAX_BYTES, "%s", to);
+}
+
+void fp_sim_cut(fp_sim_world *world, const char *a, const char *b)
+{
+    fp_sim_cut_one_way(world, a, b);
+    fp_sim_cut_one_way(world, b, a);
 }
 
 void fp_sim_heal(fp_sim_world *world) { world->cut_count = 0; }
@@ -238,6 +292,15 @@ void fp_sim_reset(fp_sim_world *world, const char *a, const char *b)
         if (conn->peer && !strcmp(conn->poller->net->name, a) &&
             !strcmp(conn->peer->poller->net->name, b))
             fp_sim_break(conn, FARPOOL_E_NODE, "the connection was reset");
+}
+
+void fp_sim_kill(fp_sim_world *world, const char *node)
+{
+    for (sim_net *net = world->nets; net; net = net->next)
+        net->killed = net->killed || !strcmp(net->name, node);
+    for (sim_conn *conn = world->conns; conn; conn = conn->next)
+        if (conn->poller->net->killed && !conn->base.status)
+            fp_sim_break(conn, FARPOOL_E_NODE, "this node has been killed");
 }
 
 void fp_sim_crash(fp_sim_world *world, const char *node)

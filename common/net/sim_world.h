@@ -6,7 +6,7 @@
 
 #include "common/net/sim_device.h"
 
-enum { LINE = 64, PIECES_MAX = 4, CUTS_MAX = 16, NAME_MAX_BYTES = 64 };
+enum { LINE = 64, PIECES_MAX = 4, CUTS_MAX = 32, NAME_MAX_BYTES = 64 };
 
 typedef struct sim_conn sim_conn;
 
@@ -37,11 +37,17 @@ typedef struct sim_queued {
     void *message;
 } sim_queued;
 
+typedef struct sim_clock {
+    char node[NAME_MAX_BYTES];
+    int64_t ahead_ns; /* of the world's */
+    uint64_t last_ns; /* what was told last */
+} sim_clock;
+
 typedef struct sim_net {
     fp_net base;
     fp_sim_world *world;
     char name[NAME_MAX_BYTES];
-    bool crashed;
+    bool crashed, killed;
     struct sim_net *next;
 } sim_net;
 
@@ -89,9 +95,13 @@ struct fp_sim_world {
     fp_sim_source *sources;
     sim_listener *listeners;
     sim_conn *conns;
-    char cuts[CUTS_MAX][2][NAME_MAX_BYTES];
+    char cuts[CUTS_MAX][2][NAME_MAX_BYTES]; /* from, to */
     unsigned cut_count;
+    sim_clock *clocks; /* that were moved */
+    size_t clock_count, clock_room;
     unsigned depth; /* drivers being called: they don't move time */
+    void (*watcher)(void *arg, const void *addr, uint64_t len);
+    void *watcher_arg;
 };
 
 /* sim_world.c */
@@ -107,7 +117,9 @@ void fp_sim_give(sim_poller *poller, const fp_net_event *event, void *message);
 void fp_sim_complete(sim_conn *conn, int status);
 /* N5, at both ends: here with status and reason, there with E_NODE. */
 void fp_sim_break(sim_conn *conn, int status, const char *reason);
-bool fp_sim_is_cut(const fp_sim_world *world, const char *a, const char *b);
+/* At this end alone; at the other one when something is sent there. */
+void fp_sim_break_here(sim_conn *conn, int status, const char *reason);
+bool fp_sim_is_cut(const fp_sim_world *world, const char *from, const char *to);
 
 /* sim_step.c */
 /* The earliest step; there is one. */

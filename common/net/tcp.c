@@ -17,6 +17,8 @@
 enum {
     EPOLL_BATCH = 16,
     SPIN_NS = 20000, /* of a poll that may sleep */
+    SILENCE_POLLS = 64,
+    SILENCE_NS = 250000000,
     EVENTS_PER_CONN = FP_NET_DEPTH_MAX + FP_TCP_INBOX_MAX + 2,
 };
 
@@ -36,11 +38,17 @@ static int tcp_open(const fp_uri *uri, const fp_net_options *options, fp_net **o
     if (!net)
         return fp_error(FARPOOL_E_NOMEM, "opening the tcp transport: out of memory");
     net->options = *options;
+    int rc = options->auth ? fp_tls_context_open(options->auth, &net->tls) : 0;
+    if (rc) {
+        free(net);
+        return rc;
+    }
     net->epfd = epoll_create1(EPOLL_CLOEXEC);
     net->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     net->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
     if (net->epfd < 0 || net->wake_fd < 0 || watch_wake(net->epfd, net->wake_fd, &net->wake)) {
-        int rc = fp_error_sys("opening the tcp transport");
+        rc = fp_error_sys("opening the tcp transport");
+        fp_tls_context_close(net->tls);
         if (net->epfd >= 0)
             close(net->epfd);
         if (net->wake_fd >= 0)
@@ -65,6 +73,7 @@ static void tcp_close(fp_net *base)
     if (net->spare_fd >= 0)
         close(net->spare_fd);
     pthread_mutex_destroy(&net->lock);
+    fp_tls_context_close(net->tls);
     free(net);
 }
 
@@ -262,18 +271,17 @@ void fp_tcp_conn_join_locked(fp_tcp_conn *conn)
 void fp_tcp_conn_free(fp_tcp_conn *conn)
 {
     pthread_mutex_destroy(&conn->lock);
+    fp_tls_close(conn->tls);
     free(conn->stage);
     free(conn->shares);
     free(conn);
 }
 
-/* Takes its events away and unlinks it: nobody finds it after this. Frees it, or has the loop do
- * so. */
-void fp_tcp_conn_bury(fp_tcp_conn *conn)
+/* Takes its events away and unlinks it: nobody finds it after this. */
+bool fp_tcp_conn_bury_locked(fp_tcp_conn *conn)
 {
     fp_tcp_net *net = fp_tcp_net_of(conn);
     fp_tcp_poller *poller = conn->poller;
-    pthread_mutex_lock(&net->lock);
     for (fp_tcp_conn **at = &net->conns; *at; at = &(*at)->next) {
         if (*at == conn) {
             *at = conn->next;
@@ -302,11 +310,19 @@ void fp_tcp_conn_bury(fp_tcp_conn *conn)
         conn->next = net->dead_conns;
         net->dead_conns = conn;
     }
+    return !in_loop;
+}
+
+static void bury(fp_tcp_conn *conn)
+{
+    fp_tcp_net *net = fp_tcp_net_of(conn);
+    pthread_mutex_lock(&net->lock);
+    bool ours = fp_tcp_conn_bury_locked(conn);
     pthread_mutex_unlock(&net->lock);
-    if (in_loop)
-        fp_tcp_loop_wake(net);
-    else
+    if (ours)
         fp_tcp_conn_free(conn);
+    else
+        fp_tcp_loop_wake(net);
 }
 
 void fp_tcp_conn_close(fp_conn *base)
@@ -319,7 +335,7 @@ void fp_tcp_conn_close(fp_conn *base)
             break;
         }
     }
-    fp_tcp_conn_bury(conn);
+    bury(conn);
 }
 
 /* ---- polling --------------------------------------------------------------------------------- */
@@ -372,6 +388,43 @@ static int take(fp_tcp_poller *poller, fp_net_event *events, int max)
     return n;
 }
 
+/* A peer whose system lives, but whose process does not go on, would be waited for without end: its connection is broken
+ * when nothing has moved for a while and something is to be answered. */
+static void judge_silence_locked(fp_tcp_conn *conn, uint64_t now)
+{
+    const fp_tcp_op *first = &conn->ops[conn->op_head % FP_NET_DEPTH_MAX];
+    uint64_t mark = conn->received;
+    if (conn->op_head != conn->op_tail && !first->sent)
+        mark += ((uint64_t)conn->tx_head << 40) + conn->tx_offset + 1;
+    if (conn->op_head == conn->op_tail || mark != conn->mark || !conn->mark_ns) {
+        conn->mark = mark;
+        conn->mark_ns = conn->op_head == conn->op_tail ? 0 : now;
+    } else if (now - conn->mark_ns > FP_TCP_SILENT_MS * UINT64_C(1000000)) {
+        fp_tcp_break_locked(conn, FARPOOL_E_NODE,
+                            "%s: no answer for %d ms: its process is stopped, or its machine "
+                            "is overloaded",
+                            conn->base.peer, FP_TCP_SILENT_MS);
+    }
+}
+
+/* Now and then: neither the clock nor the locks are for each poll. */
+static void look_for_silence(fp_tcp_poller *poller)
+{
+    if (++poller->polls < SILENCE_POLLS)
+        return;
+    poller->polls = 0;
+    uint64_t now = fp_now_ns();
+    if (now - poller->looked_ns < SILENCE_NS)
+        return;
+    poller->looked_ns = now;
+    for (fp_tcp_conn *conn = poller->own; conn; conn = conn->own_next) {
+        pthread_mutex_lock(&conn->lock);
+        if (!conn->status)
+            judge_silence_locked(conn, now);
+        pthread_mutex_unlock(&conn->lock);
+    }
+}
+
 /* Runs the connections that the poller itself watches. */
 static int look(fp_tcp_poller *poller, int timeout_ms)
 {
@@ -381,6 +434,9 @@ static int look(fp_tcp_poller *poller, int timeout_ms)
         fp_tcp_expired_locked(conn);
         pthread_mutex_unlock(&conn->lock);
     }
+    if (timeout_ms) /* it has spun in vain */
+        poller->polls = SILENCE_POLLS;
+    look_for_silence(poller);
     struct epoll_event ready[EPOLL_BATCH];
     int n = epoll_wait(poller->epfd, ready, EPOLL_BATCH, timeout_ms);
     if (n < 0)

@@ -2,8 +2,8 @@
 /*
  * Inside of the tcp transport: one-sided semantics emulated over a socket.
  *
- * Both ends first send a preamble; then frames follow in both directions: a header of fixed size,
- * and for some types a payload. Requests of one direction are answered in order.
+ * Both ends first send a preamble, which says whether TLS follows (tls.h): it does where there is an auth, and all else is
+ * in it. Then frames follow in both directions: a header of fixed size, and for some types a payload. Requests of one direction are answered in order.
  *
  *   READ   key addr count        -> DATA with count bytes
  *   WRITE  key addr + payload    -> ACK
@@ -30,9 +30,10 @@
 #include <sys/uio.h>
 
 #include "common/net/net.h"
+#include "common/net/tls.h"
 
 enum {
-    FP_TCP_VERSION = 1,
+    FP_TCP_VERSION = 2,
     FP_TCP_PREAMBLE_BYTES = 16,
     FP_TCP_HEADER_BYTES = 40,
     FP_TCP_STAGE_BYTES = 64 << 10,
@@ -42,7 +43,9 @@ enum {
     FP_TCP_HANDSHAKES_MAX =
         256,                 /* accepted connections that have not said hello (or are refused) */
     FP_TCP_REFUSE_MS = 1000, /* for the peer to take a NAK and close */
-    FP_TCP_DEAD_MS = 15000,  /* silence of a peer that owes us an acknowledgement */
+    FP_TCP_DEAD_MS = 15000,  /* silence of a peer's system that owes us an acknowledgement */
+    FP_TCP_SILENT_MS =
+        5000, /* silence of a peer that owes us an answer: its process may be stopped */
 };
 
 enum fp_tcp_type {
@@ -83,6 +86,7 @@ typedef struct fp_tcp_listener {
 typedef struct fp_tcp_net {
     fp_net base;
     fp_net_options options; /* immutable after init */
+    fp_tls_context *tls;    /* " ; NULL: nothing is encrypted */
     pthread_mutex_t lock;
     struct fp_tcp_conn *conns;  /* guarded by lock */
     fp_tcp_listener *listeners; /* " */
@@ -119,6 +123,8 @@ typedef struct fp_tcp_poller {
     bool signalled;                           /* guarded by lock: wake_fd is readable */
     fp_tcp_message *given;                    /* the poller's thread only */
     struct fp_tcp_conn *own;                  /* " : connections that the poller watches */
+    uint64_t looked_ns;                       /* " : for those that are silent, the last time */
+    unsigned polls;                           /* " : since the clock was read */
 } fp_tcp_poller;
 
 /* A posted operation until its completion is in the poller's ring. */
@@ -156,7 +162,8 @@ typedef struct fp_tcp_conn {
     bool in_loop;                 /* the loop's epoll has had it */
     bool watched;                 /* in epfd */
     uint32_t watched_events;
-    bool hello;  /* its preamble has come, the application knows it */
+    fp_tls *tls; /* NULL: none, or not before its preamble has come */
+    bool hello;  /* its preamble has come, TLS is through, the application knows it */
     bool closed; /* by the application or as a stranger: nothing is given any more */
     int status;  /* 0, or why it broke; copied to base when the application is told */
     char reason[256];
@@ -170,6 +177,8 @@ typedef struct fp_tcp_conn {
     fp_tcp_op ops[FP_NET_DEPTH_MAX];
     uint32_t op_head, op_tail;
     uint64_t seq;
+    uint64_t received, mark,
+        mark_ns; /* bytes; what stood when something had moved last, and when */
     /* frames to be sent: [tx_head, tx_tail), the first from byte tx_offset */
     fp_tcp_tx tx[FP_TCP_TX_SLOTS];
     uint32_t tx_head, tx_tail;
@@ -228,10 +237,21 @@ void fp_tcp_flush_locked(fp_tcp_conn *conn);
 void fp_tcp_ops_complete_locked(fp_tcp_conn *conn);
 int fp_tcp_post(fp_conn *conn, const fp_net_op *ops, size_t count);
 
+/* tcp_io.c: called with the connection's lock held */
+/* As sendmsg: what has been taken of the pieces. With TLS count may be 0: what waits there is sent. */
+ssize_t fp_tcp_send(fp_tcp_conn *conn, const struct iovec *iov, int count);
+bool fp_tcp_sends(const fp_tcp_conn *conn); /* whether anything waits to be sent */
+/* As recvmsg. *more: there may be more at once. -1 also when it has broken the connection. */
+ssize_t fp_tcp_receive(fp_tcp_conn *conn, const struct iovec *iov, int count, bool *more);
+/* TLS begins behind an accepted connection's preamble, with these bytes that have come already. E_NOMEM. */
+int fp_tcp_seal_locked(fp_tcp_conn *conn, const void *bytes, size_t len);
+void fp_tcp_welcome_locked(fp_tcp_conn *conn); /* an accepted one: the application is told */
+
 /* tcp_link.c: addresses, preamble, listen, connect */
-void fp_tcp_preamble(unsigned char out[FP_TCP_PREAMBLE_BYTES]);
-/* 0, or E_PROTO with a sentence that names peer. */
-int fp_tcp_preamble_check(const unsigned char in[FP_TCP_PREAMBLE_BYTES], const char *peer);
+void fp_tcp_preamble(unsigned char out[FP_TCP_PREAMBLE_BYTES], bool sealed);
+/* 0, or E_PROTO, or E_REFUSED if one of us wants TLS and the other does not, with a sentence that names peer. */
+int fp_tcp_preamble_check(const unsigned char in[FP_TCP_PREAMBLE_BYTES], bool sealed,
+                          const char *peer);
 int fp_tcp_listen(fp_poller *poller, const fp_uri *uri, fp_listener **listener);
 void fp_tcp_listener_close(fp_listener *listener);
 int fp_tcp_connect(fp_poller *poller, const fp_uri *uri, fp_conn **conn);
@@ -249,7 +269,8 @@ void fp_tcp_loop_wake(fp_tcp_net *net);
 int fp_tcp_conn_new(fp_tcp_poller *poller, int fd, const char *peer, fp_tcp_conn **conn);
 void fp_tcp_conn_join_locked(fp_tcp_conn *conn); /* net->lock is held */
 void fp_tcp_conn_close(fp_conn *conn);
-void fp_tcp_conn_bury(fp_tcp_conn *conn); /* the end of it, also of strangers */
+/* The end of it, also of strangers; net->lock is held. Whether it is to be freed now: else the loop does so. */
+bool fp_tcp_conn_bury_locked(fp_tcp_conn *conn);
 void fp_tcp_conn_free(fp_tcp_conn *conn);
 /* Queues an event for the application; takes message. Caller holds the connection's lock. */
 void fp_tcp_give(fp_tcp_conn *conn, const fp_net_event *event, fp_tcp_message *message);

@@ -271,10 +271,11 @@ static void copy_staged(fp_tcp_conn *conn)
 static void hello(fp_tcp_conn *conn)
 {
     const unsigned char *theirs = conn->stage + conn->stage_pos;
-    int rc = fp_tcp_preamble_check(theirs, conn->base.peer);
+    bool sealed = fp_tcp_net_of(conn)->tls != NULL;
+    int rc = fp_tcp_preamble_check(theirs, sealed, conn->base.peer);
     conn->stage_pos += FP_TCP_PREAMBLE_BYTES;
     unsigned char answer[FP_TCP_PREAMBLE_BYTES];
-    fp_tcp_preamble(answer);
+    fp_tcp_preamble(answer, sealed);
     if (rc == FARPOOL_E_PROTO && memcmp(theirs, answer, 8) != 0)
         fp_tcp_break_locked(conn, rc, "%s", farpool_errmsg()); /* no farpool: no answer */
     else if (send(conn->fd, answer, sizeof answer, MSG_NOSIGNAL | MSG_DONTWAIT) != sizeof answer)
@@ -283,10 +284,14 @@ static void hello(fp_tcp_conn *conn)
         fp_tcp_break_locked(conn, rc, "%s", farpool_errmsg());
     if (conn->fd < 0 || !conn->listener)
         return;
-    fp_tcp_set_deadline_locked(conn, 0);
-    conn->hello = true;
-    fp_tcp_give(conn, &(fp_net_event){.kind = FP_NET_ACCEPTED, .listener = &conn->listener->base},
-                NULL);
+    if (!sealed) {
+        fp_tcp_welcome_locked(conn);
+        return;
+    }
+    rc = fp_tcp_seal_locked(conn, conn->stage + conn->stage_pos, conn->stage_len - conn->stage_pos);
+    conn->stage_pos = conn->stage_len;
+    if (rc)
+        fp_tcp_break_locked(conn, rc, "%s: %s", conn->base.peer, farpool_errmsg());
 }
 
 /* Consumes what is staged. */
@@ -299,7 +304,7 @@ static void parse(fp_tcp_conn *conn)
             return;
         }
         if (!conn->hello) {
-            if (have < FP_TCP_PREAMBLE_BYTES)
+            if (conn->tls || have < FP_TCP_PREAMBLE_BYTES)
                 return;
             hello(conn);
             continue;
@@ -347,10 +352,11 @@ static void receive(fp_tcp_conn *conn)
                 iov[count++] = conn->rx_iov[k];
         }
         iov[count++] = (struct iovec){conn->stage + have, FP_TCP_STAGE_BYTES - have};
-        struct msghdr msg = {.msg_iov = iov, .msg_iovlen = (size_t)count};
-        size_t room = direct + FP_TCP_STAGE_BYTES - have;
-        ssize_t n = recvmsg(conn->fd, &msg, MSG_DONTWAIT);
-        if (n < 0 && errno == EINTR)
+        bool more;
+        ssize_t n = fp_tcp_receive(conn, iov, count, &more);
+        if (conn->fd < 0)
+            return;
+        if (n < 0 && (errno == EINTR || (errno == EAGAIN && more)))
             continue;
         if (n < 0 && errno == EAGAIN)
             return;
@@ -367,7 +373,7 @@ static void receive(fp_tcp_conn *conn)
         advance(conn, taken);
         conn->stage_len += got - taken;
         parse(conn);
-        if (got < room)
+        if (!more)
             return; /* that was all; epoll tells when there is more */
     }
 }

@@ -18,15 +18,17 @@
 
 static const char magic[8] = {'f', 'a', 'r', 'p', 't', 'c', 'p', '\n'};
 
-void fp_tcp_preamble(unsigned char out[FP_TCP_PREAMBLE_BYTES])
+void fp_tcp_preamble(unsigned char out[FP_TCP_PREAMBLE_BYTES], bool sealed)
 {
     uint32_t version = htole32(FP_TCP_VERSION);
     memset(out, 0, FP_TCP_PREAMBLE_BYTES);
     memcpy(out, magic, sizeof magic);
     memcpy(out + sizeof magic, &version, sizeof version);
+    out[FP_TCP_PREAMBLE_BYTES - 1] = sealed;
 }
 
-int fp_tcp_preamble_check(const unsigned char in[FP_TCP_PREAMBLE_BYTES], const char *peer)
+int fp_tcp_preamble_check(const unsigned char in[FP_TCP_PREAMBLE_BYTES], bool sealed,
+                          const char *peer)
 {
     uint32_t version;
     if (memcmp(in, magic, sizeof magic) != 0)
@@ -37,7 +39,17 @@ int fp_tcp_preamble_check(const unsigned char in[FP_TCP_PREAMBLE_BYTES], const c
                         "%s: the peer speaks version %u of the tcp protocol, this is version %d; "
                         "use the same farpool on both ends",
                         peer, le32toh(version), FP_TCP_VERSION);
-    return 0;
+    if (!in[FP_TCP_PREAMBLE_BYTES - 1] == !sealed)
+        return 0;
+    return sealed
+               ? fp_error(FARPOOL_E_REFUSED,
+                          "%s: the peer has no secret and speaks without TLS, and there is a key "
+                          "file here: give the node its --secret-file",
+                          peer)
+               : fp_error(FARPOOL_E_REFUSED,
+                          "%s: the peer speaks only TLS, to those who have a key: give a key "
+                          "file",
+                          peer);
 }
 
 void fp_tcp_socket_options(int fd)
@@ -199,6 +211,14 @@ static int wait_for(int fd, short what, uint64_t deadline)
     }
 }
 
+/* A connection that is being made. */
+typedef struct connecting {
+    int fd;
+    const fp_uri *uri;
+    unsigned timeout_ms;
+    uint64_t deadline;
+} connecting;
+
 static int open_socket(const struct addrinfo *at, const fp_uri *uri, uint64_t deadline, int *out)
 {
     int fd = socket(at->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
@@ -222,56 +242,114 @@ static int open_socket(const struct addrinfo *at, const fp_uri *uri, uint64_t de
                     strerror(error));
 }
 
-static int shake_hands(int fd, const fp_uri *uri, unsigned timeout_ms, uint64_t deadline)
+/* Waits for bytes of the peer's; how many came, or a code. */
+static ssize_t await(const connecting *to, void *bytes, size_t len)
 {
-    unsigned char preamble[FP_TCP_PREAMBLE_BYTES];
-    fp_tcp_preamble(preamble);
-    if (send(fd, preamble, sizeof preamble, MSG_NOSIGNAL) != sizeof preamble)
-        return fp_error(FARPOOL_E_NODE, "connecting to %s: the peer went away: %s", uri->text,
-                        strerror(errno));
-    size_t have = 0;
-    while (have < sizeof preamble) {
-        if (!wait_for(fd, POLLIN, deadline))
-            return fp_error(FARPOOL_E_NODE, "connecting to %s: no answer within %u ms", uri->text,
-                            timeout_ms);
-        ssize_t n = recv(fd, preamble + have, sizeof preamble - have, 0);
+    for (;;) {
+        if (!wait_for(to->fd, POLLIN, to->deadline))
+            return fp_error(FARPOOL_E_NODE, "connecting to %s: no answer within %u ms",
+                            to->uri->text, to->timeout_ms);
+        ssize_t n = recv(to->fd, bytes, len, 0);
         if (n < 0 && (errno == EAGAIN || errno == EINTR))
             continue;
         if (n <= 0)
             return fp_error(FARPOOL_E_NODE, "connecting to %s: the peer closed the connection",
-                            uri->text);
+                            to->uri->text);
+        return n;
+    }
+}
+
+static int shake_hands(const connecting *to, bool sealed)
+{
+    unsigned char preamble[FP_TCP_PREAMBLE_BYTES];
+    fp_tcp_preamble(preamble, sealed);
+    if (send(to->fd, preamble, sizeof preamble, MSG_NOSIGNAL) != sizeof preamble)
+        return fp_error(FARPOOL_E_NODE, "connecting to %s: the peer went away: %s", to->uri->text,
+                        strerror(errno));
+    size_t have = 0;
+    while (have < sizeof preamble) {
+        ssize_t n = await(to, preamble + have, sizeof preamble - have);
+        if (n < 0)
+            return (int)n;
         have += (size_t)n;
         if (memcmp(preamble, magic, have < sizeof magic ? have : sizeof magic) != 0)
             break; /* no use in waiting for more */
     }
-    return fp_tcp_preamble_check(preamble, uri->text);
+    return fp_tcp_preamble_check(preamble, sealed, to->uri->text);
+}
+
+/* What is sent in a handshake fits into an empty socket. */
+static int send_outgoing(const connecting *to, fp_tls *tls)
+{
+    const void *bytes;
+    size_t len = fp_tls_outgoing(tls, &bytes);
+    if (len && send(to->fd, bytes, len, MSG_NOSIGNAL) != (ssize_t)len)
+        return fp_error(FARPOOL_E_NODE, "connecting to %s: the peer went away: %s", to->uri->text,
+                        strerror(errno));
+    fp_tls_sent(tls, len);
+    return 0;
+}
+
+static int shake_tls(const connecting *to, fp_tls *tls)
+{
+    unsigned char bytes[4096];
+    char why[256];
+    for (;;) {
+        int done = fp_tls_shake(tls);
+        snprintf(why, sizeof why, "%s", farpool_errmsg());
+        int rc = send_outgoing(to, tls);
+        if (done < 0)
+            return fp_error(done, "connecting to %s: %s", to->uri->text, why);
+        if (rc || done)
+            return rc;
+        ssize_t n = await(to, bytes, sizeof bytes);
+        if (n < 0)
+            return (int)n;
+        rc = fp_tls_feed(tls, bytes, (size_t)n);
+        if (rc)
+            return rc;
+    }
+}
+
+/* The connection's own TLS, or none. */
+static int seal(const connecting *to, fp_tls_context *context, fp_tls **tls)
+{
+    *tls = NULL;
+    int rc = context ? fp_tls_open(context, false, tls) : 0;
+    if (!rc && context)
+        rc = shake_tls(to, *tls);
+    if (rc)
+        fp_tls_close(*tls);
+    return rc;
 }
 
 int fp_tcp_connect(fp_poller *base, const fp_uri *uri, fp_conn **out)
 {
     fp_tcp_poller *poller = (fp_tcp_poller *)base;
-    unsigned timeout_ms = ((fp_tcp_net *)base->net)->options.connect_timeout_ms;
-    uint64_t deadline = fp_now_ns() + timeout_ms * UINT64_C(1000000);
+    fp_tcp_net *net = (fp_tcp_net *)base->net;
+    connecting to = {-1, uri, net->options.connect_timeout_ms, 0};
+    to.deadline = fp_now_ns() + to.timeout_ms * UINT64_C(1000000);
     struct addrinfo *list;
     int rc = fp_uri_resolve(uri, 0, &list);
     if (rc)
         return rc;
-    int fd = -1;
     rc = FARPOOL_E_NODE;
     for (const struct addrinfo *at = list; at && rc; at = at->ai_next)
-        rc = open_socket(at, uri, deadline, &fd);
+        rc = open_socket(at, uri, to.deadline, &to.fd);
     freeaddrinfo(list);
     if (rc)
         return rc;
-    rc = shake_hands(fd, uri, timeout_ms, deadline);
-    fp_tcp_conn *conn;
+    fp_tls *tls;
+    rc = shake_hands(&to, net->tls != NULL);
     if (!rc)
-        rc = fp_tcp_conn_new(poller, fd, uri->text, &conn);
-    if (rc) {
-        close(fd);
-        return rc;
-    }
-    fp_tcp_net *net = (fp_tcp_net *)base->net;
+        rc = seal(&to, net->tls, &tls);
+    if (rc)
+        goto err_after_socket;
+    fp_tcp_conn *conn;
+    rc = fp_tcp_conn_new(poller, to.fd, uri->text, &conn);
+    if (rc)
+        goto err_after_tls;
+    conn->tls = tls;
     pthread_mutex_lock(&net->lock);
     fp_tcp_conn_join_locked(conn);
     pthread_mutex_lock(&conn->lock);
@@ -288,4 +366,9 @@ int fp_tcp_connect(fp_poller *base, const fp_uri *uri, fp_conn **out)
     poller->own = conn;
     *out = &conn->base;
     return 0;
+err_after_tls:
+    fp_tls_close(tls);
+err_after_socket:
+    close(to.fd);
+    return rc;
 }

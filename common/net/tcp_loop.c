@@ -8,7 +8,6 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -16,6 +15,7 @@
 
 #include "common/error.h"
 #include "common/net/tcp.h"
+#include "common/spawn.h"
 
 enum {
     EPOLL_BATCH = 64,
@@ -92,45 +92,54 @@ static void accept_all(fp_tcp_net *net, fp_tcp_listener *listener)
 
 /* ---- the thread ------------------------------------------------------------------------------ */
 
-/* Whether the caller is to bury the connection: one that the application was never told of has
- * ended. */
-static bool claim_stranger_locked(fp_tcp_conn *conn)
+/* Whether the application was never told of it, and it has ended. */
+static bool is_dead_stranger_locked(const fp_tcp_conn *conn)
 {
-    if (!conn->closed || conn->hello || !conn->listener)
-        return false;
-    conn->listener = NULL; /* whoever clears it buries */
-    return true;
+    return conn->closed && !conn->hello && conn->listener;
 }
 
-static void run_conn(fp_tcp_conn *conn)
+/* Under the net's lock from the question to the end, so that whoever closes the listener finds it before or never, and may
+ * close the poller then. Being in the loop it is freed by the loop only. */
+static void bury_stranger(fp_tcp_net *net, fp_tcp_conn *conn)
+{
+    pthread_mutex_lock(&net->lock);
+    pthread_mutex_lock(&conn->lock);
+    bool dead = is_dead_stranger_locked(conn);
+    if (dead)
+        conn->listener = NULL; /* whoever clears it buries */
+    pthread_mutex_unlock(&conn->lock);
+    if (dead)
+        fp_tcp_conn_bury_locked(conn);
+    pthread_mutex_unlock(&net->lock);
+}
+
+static void run_conn(fp_tcp_net *net, fp_tcp_conn *conn)
 {
     pthread_mutex_lock(&conn->lock);
     if (!conn->closed)
         fp_tcp_run_locked(conn);
-    bool stranger = claim_stranger_locked(conn);
+    bool dead = is_dead_stranger_locked(conn);
     pthread_mutex_unlock(&conn->lock);
-    if (stranger)
-        fp_tcp_conn_bury(conn);
+    if (dead)
+        bury_stranger(net, conn);
 }
 
 static void expire(fp_tcp_net *net)
 {
-    for (bool again = true; again;) {
-        fp_tcp_conn *stranger = NULL;
-        again = false;
+    fp_tcp_conn *stranger;
+    do {
+        stranger = NULL;
         pthread_mutex_lock(&net->lock);
         for (fp_tcp_conn *conn = net->conns; conn && !stranger; conn = conn->next) {
             pthread_mutex_lock(&conn->lock);
-            if (conn->in_loop && fp_tcp_expired_locked(conn) && claim_stranger_locked(conn))
+            if (conn->in_loop && fp_tcp_expired_locked(conn) && is_dead_stranger_locked(conn))
                 stranger = conn;
             pthread_mutex_unlock(&conn->lock);
         }
         pthread_mutex_unlock(&net->lock);
-        if (stranger) {
-            fp_tcp_conn_bury(stranger);
-            again = true;
-        }
-    }
+        if (stranger)
+            bury_stranger(net, stranger);
+    } while (stranger);
 }
 
 static void free_dead(fp_tcp_net *net)
@@ -170,7 +179,7 @@ static void *loop(void *arg)
             } else if (source->kind == FP_TCP_SOURCE_LISTENER) {
                 accept_all(net, (fp_tcp_listener *)(at - offsetof(fp_tcp_listener, source)));
             } else {
-                run_conn((fp_tcp_conn *)(at - offsetof(fp_tcp_conn, source)));
+                run_conn(net, (fp_tcp_conn *)(at - offsetof(fp_tcp_conn, source)));
             }
         }
         if (atomic_load(&net->timed))
@@ -186,14 +195,9 @@ static void *loop(void *arg)
     return NULL;
 }
 
-/* The host's signals are not for this thread. */
 static int start_thread(fp_tcp_net *net)
 {
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int error = pthread_create(&net->loop, NULL, loop, net);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    int error = fp_spawn(&net->loop, loop, net);
     if (error) {
         errno = error;
         return fp_error_sys("starting the thread that serves tcp peers");

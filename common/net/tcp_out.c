@@ -106,10 +106,9 @@ static void sent(fp_tcp_conn *conn, size_t bytes)
 
 void fp_tcp_flush_locked(fp_tcp_conn *conn)
 {
-    while (conn->fd >= 0 && !conn->tx_failed && conn->tx_head != conn->tx_tail) {
+    while (conn->fd >= 0 && !conn->tx_failed && fp_tcp_sends(conn)) {
         struct iovec iov[IOV_MAX_USED];
-        struct msghdr msg = {.msg_iov = iov, .msg_iovlen = (size_t)gather(conn, iov)};
-        ssize_t n = sendmsg(conn->fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT);
+        ssize_t n = fp_tcp_send(conn, iov, gather(conn, iov));
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0) {
@@ -120,7 +119,7 @@ void fp_tcp_flush_locked(fp_tcp_conn *conn)
         }
         sent(conn, (size_t)n);
     }
-    if (conn->tx_head == conn->tx_tail)
+    if (!fp_tcp_sends(conn))
         conn->tx_blocked = false;
     fp_tcp_ops_complete_locked(conn);
 }

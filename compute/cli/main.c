@@ -13,7 +13,9 @@
 
 #include "common/config.h"
 #include "common/error.h"
+#include "compute/cli/key.h"
 #include "compute/cli/report.h"
+#include "compute/cli/serve.h"
 
 enum {
     EXIT_BAD = 1,
@@ -28,7 +30,7 @@ typedef struct options {
     int rest_count;
     const char *memnodes[CLI_NODES_MAX];
     unsigned memnode_count, own_nodes;
-    const char *transport, *host, *mapping, *from;
+    const char *transport, *host, *mapping, *from, *key_file;
     uint64_t pool_bytes, slab_bytes, count, epoch;
     cli_target target;
     bool json, reverse;
@@ -61,6 +63,8 @@ static const char help[] =
     "  bench FILE         load, a mixed load, verify\n"
     "  get FILE KEY...    load, then print the values of the keys, one a line\n"
     "  scan FILE          load, then print records in order, KEY<tab>VALUE\n"
+    "  serve              a compute node that follows coordinators: see farpool serve --help\n"
+    "  key NAME           print a key file for NAME, made of the secret that --key-file names\n"
     "\n"
     "FILE holds package records (as from 'apt-cache dumpavail'; the key is NAME=VERSION, or "
     "NAME:ARCH=VERSION\n"
@@ -75,6 +79,8 @@ static const char help[] =
     "                     given up to 16 times. Without it, two are started on this machine for "
     "the time;\n"
     "                     with it, demo kills nothing\n"
+    "  --key-file FILE    of this program's key, or of the cluster's secret, for nodes that have "
+    "it\n"
     "  --transport T      of those: shm (default), tcp or verbs\n"
     "  --host ADDRESS     where those listen, for tcp and verbs (default 127.0.0.1)\n"
     "  --epoch N          fencing token: higher than that of the partition's last owner (default "
@@ -111,6 +117,7 @@ static bool number(const char *text, double min, double max, double *value)
 
 enum {
     MEMNODE = 256,
+    KEY_FILE,
     TRANSPORT,
     HOST,
     EPOCH,
@@ -129,6 +136,7 @@ enum {
 
 static const struct option longs[] = {
     {"memnode", required_argument, NULL, MEMNODE},
+    {"key-file", required_argument, NULL, KEY_FILE},
     {"transport", required_argument, NULL, TRANSPORT},
     {"host", required_argument, NULL, HOST},
     {"epoch", required_argument, NULL, EPOCH},
@@ -191,6 +199,9 @@ static int set(options *o, int name, const char *value)
         if (o->memnode_count == CLI_NODES_MAX)
             return wrong("too many memory nodes: this is one over 16:", value);
         o->memnodes[o->memnode_count++] = value;
+        return 0;
+    case KEY_FILE:
+        o->key_file = value;
         return 0;
     case TRANSPORT:
         o->transport = value;
@@ -258,12 +269,18 @@ static int parse(int argc, char **argv, options *o)
     o->file = argv[optind + 1];
     o->rest = argv + optind + 2;
     o->rest_count = argc - optind - 2;
-    bool get = !strcmp(o->command, "get");
-    if (!get && !one_of(o->command, "demo", "load", "bench") && strcmp(o->command, "scan") != 0)
+    bool get = !strcmp(o->command, "get"), key = !strcmp(o->command, "key");
+    if (!get && !key && !one_of(o->command, "demo", "load", "bench") &&
+        strcmp(o->command, "scan") != 0)
         return wrong("no such command:", o->command) + 1;
     if (get != (o->rest_count > 0))
         return wrong(get ? "get: which keys? After" : "one file only; this is too much:",
                      get ? o->file : o->rest[0]) +
+               1;
+    if (key ? !o->key_file : o->key_file && !o->memnode_count)
+        return wrong(key ? "key: needs --key-file, of the secret, for the key of"
+                         : "only nodes named by --memnode can have a secret; --key-file",
+                     key ? o->file : o->key_file) +
                1;
     return 0;
 }
@@ -274,7 +291,8 @@ static int open_partition(const options *o, session *s)
     farpool_pool_options_init(&pool_options);
     pool_options.pool_bytes = s->report.pool_bytes;
     pool_options.mapping = !strcmp(o->mapping, "vm") ? FARPOOL_MAPPING_VM : FARPOOL_MAPPING_FRAMES;
-    pool_options.name = "farpool";
+    pool_options.name = CLI_NAME;
+    pool_options.key_file = o->key_file;
     int rc = farpool_pool_open(&pool_options, &s->pool);
     if (rc)
         return rc;
@@ -334,13 +352,13 @@ static int open_session(options *o, session *s)
     if (o->memnode_count) {
         s->nodes.count = o->memnode_count;
         memcpy(s->nodes.uris, o->memnodes, sizeof o->memnodes);
+        rc = o->key_file ? fp_auth_open(o->key_file, CLI_NAME, &s->nodes.auth) : 0;
     } else {
         rc = cli_nodes_start(&s->nodes, o->own_nodes, o->transport, o->host,
                              o->slab_bytes / o->own_nodes * 5 / 4 + (16u << 20), NULL);
-        if (rc)
-            return rc;
     }
-    rc = open_partition(o, s);
+    if (!rc)
+        rc = open_partition(o, s);
     if (rc)
         return rc;
     s->cpu_before = cli_nodes_cpu(&s->nodes);
@@ -366,6 +384,7 @@ static int close_session(const options *o, session *s)
         rc = rc ? rc : closed;
     }
     cli_nodes_stop(&s->nodes);
+    fp_auth_close(s->nodes.auth);
     cli_input_free(&s->input);
     free(o->target.updates);
     return rc;
@@ -441,6 +460,8 @@ static int print_record(void *arg, farpool_slice key, farpool_slice value)
 
 static int run(options *o, session *s, bool *missing)
 {
+    if (!strcmp(o->command, "key"))
+        return cli_key_print(o->key_file, o->file);
     int rc = read_input(o, s);
     /* First, for it forks. */
     if (!rc && !strcmp(o->command, "demo"))
@@ -468,6 +489,8 @@ static int run(options *o, session *s, bool *missing)
 int main(int argc, char **argv)
 {
     options o;
+    if (argc > 1 && !strcmp(argv[1], "serve"))
+        return cli_serve_main(argc - 1, argv + 1);
     int rc = parse(argc, argv, &o);
     if (rc)
         return rc - 1;

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "common/error.h"
+#include "common/greet.h"
 #include "common/net/net.h"
 #include "common/wire.h"
 
@@ -158,9 +159,7 @@ double cli_nodes_cpu(const cli_nodes *nodes)
 static int ask(fp_conn *conn, fp_poller *poller, fp_msg *msg)
 {
     uint8_t buffer[FP_NET_MESSAGE_MAX];
-    fp_net_op op = {.kind = FP_NET_SEND, .sge_count = 1};
-    op.sge[0] = (fp_sge){buffer, (uint32_t)fp_wire_encode(msg, buffer, sizeof buffer), NULL};
-    int rc = fp_net_post(conn, &op, 1);
+    int rc = fp_net_send(conn, buffer, fp_wire_encode(msg, buffer, sizeof buffer));
     while (!rc) {
         fp_net_event event;
         int n = fp_net_poll(poller, &event, 1, USAGE_WAIT_MS);
@@ -175,12 +174,26 @@ static int ask(fp_conn *conn, fp_poller *poller, fp_msg *msg)
     return rc;
 }
 
-int cli_node_usage(const char *uri, fp_msg *msg)
+static int greet(fp_conn *conn, fp_poller *poller, const fp_auth *auth, fp_msg *msg)
+{
+    fp_greet greeting;
+    int rc = fp_greet_begin(&greeting, auth, CLI_NAME, msg);
+    if (rc)
+        return rc;
+    do {
+        rc = ask(conn, poller, msg);
+        if (!rc)
+            rc = fp_greet_take(&greeting, msg);
+    } while (rc > 0);
+    return rc;
+}
+
+int cli_node_usage(const char *uri, const fp_auth *auth, fp_msg *msg)
 {
     fp_net *net;
     fp_poller *poller;
     fp_conn *conn;
-    int rc = fp_net_open(uri, NULL, &net);
+    int rc = fp_net_open(uri, &(fp_net_options){.auth = auth}, &net);
     if (rc)
         return rc;
     rc = fp_net_poller_open(net, &poller);
@@ -190,9 +203,7 @@ int cli_node_usage(const char *uri, fp_msg *msg)
     if (rc)
         goto err_after_poller;
     memset(msg, 0, sizeof *msg);
-    msg->type = FP_MSG_HELLO;
-    strcpy(msg->text, "farpool");
-    rc = ask(conn, poller, msg);
+    rc = greet(conn, poller, auth, msg);
     if (!rc) {
         msg->type = FP_MSG_USAGE;
         rc = ask(conn, poller, msg);
@@ -215,7 +226,7 @@ int cli_nodes_data_bytes(const cli_nodes *nodes, uint64_t *bytes)
     int rc = 0;
     *bytes = 0;
     for (unsigned i = 0; i < nodes->count && !rc; i++) {
-        rc = cli_node_usage(nodes->uris[i], msg);
+        rc = cli_node_usage(nodes->uris[i], nodes->auth, msg);
         if (!rc)
             *bytes += msg->usage.data_bytes;
     }

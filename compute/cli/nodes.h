@@ -19,7 +19,10 @@ typedef struct cli_nodes {
     uint64_t bytes_each;
     const char *storage; /* URI of the storage node to which they spill, or NULL */
     const char *volume;  /* then they are storage nodes; else NULL */
+    fp_auth *auth;       /* for those that are not ours and have a secret, or NULL */
 } cli_nodes;
+
+#define CLI_NAME "farpool" /* ours, to nodes */
 
 /* Starts farpool-memnode (which stands beside this program) count times, with so many bytes each. host:
  * where to listen, for tcp and verbs. storage (or NULL) is used until cli_nodes_stop. Waits until they serve. */
@@ -36,8 +39,8 @@ void cli_nodes_stop(cli_nodes *nodes);
 
 /* CPU time used so far by those that are ours, in seconds; negative: they are not ours, so unknown. */
 double cli_nodes_cpu(const cli_nodes *nodes);
-/* Asks a node of either kind for USAGE: msg->usage. */
-int cli_node_usage(const char *uri, fp_msg *msg) FARPOOL_MUST_CHECK;
+/* Asks a node of either kind for USAGE: msg->usage. auth may be NULL. */
+int cli_node_usage(const char *uri, const fp_auth *auth, fp_msg *msg) FARPOOL_MUST_CHECK;
 /* Page bytes that their CPUs have moved, asked from the nodes; negative code if one does not say. */
 int cli_nodes_data_bytes(const cli_nodes *nodes, uint64_t *bytes) FARPOOL_MUST_CHECK;
 

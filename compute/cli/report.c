@@ -19,8 +19,19 @@ static double hit_rate(const farpool_stats *stats)
 
 static double mib(uint64_t bytes) { return (double)bytes / 1048576; }
 
+/* What became of the memory node that was taken in again. */
+static const char *filled_text(const cli_comeback *c, char text[64])
+{
+    if (c->filled_seconds > 0)
+        snprintf(text, 64, "filled again in %.2f s", c->filled_seconds);
+    else
+        snprintf(text, 64, "not filled again before the writes ended");
+    return text;
+}
+
 static void survived_table(const cli_survived *s)
 {
+    char filled[64];
     if (!s->ran) {
         printf("\nsurvive: left out: %s.\n", s->left_out);
         return;
@@ -35,10 +46,13 @@ static void survived_table(const cli_survived *s)
            "      in %.2f s: nothing lost of %llu acknowledged writes\n",
            s->compute.open_ms, s->compute.first_ms, (unsigned long long)s->compute.records,
            s->compute.compared_seconds, (unsigned long long)s->compute.writes);
-    printf("  kill -9 of a memory node: %llu writes acknowledged after it, longest pause %.1f ms; "
-           "all %llu "
-           "records compared\n"
-           "      in %.2f s, for which %llu pages came from the storage node: nothing lost\n",
+    printf("  kill -9 of a memory node, which is back and taken in again, in %.1f ms, while the "
+           "compute process writes\n"
+           "      (%s), and of another one: %llu writes acknowledged from then on, longest "
+           "pause %.1f ms;\n"
+           "      all %llu records compared in %.2f s, for which %llu pages came from the storage "
+           "node: nothing lost\n",
+           s->memnode.taken_ms, filled_text(&s->memnode, filled),
            (unsigned long long)s->memnode.writes, s->memnode.pause_ms,
            (unsigned long long)s->memnode.records, s->memnode.compared_seconds,
            (unsigned long long)s->memnode.from_storage);
@@ -63,6 +77,9 @@ static json_t *comeback_json(const cli_comeback *c)
         json_object_set_new(json, "first_record_ms", json_real(c->first_ms));
     } else {
         json_object_set_new(json, "longest_pause_ms", json_real(c->pause_ms));
+        json_object_set_new(json, "taken_in_ms", json_real(c->taken_ms));
+        if (c->filled_seconds > 0)
+            json_object_set_new(json, "filled_again_seconds", json_real(c->filled_seconds));
     }
     return json;
 }

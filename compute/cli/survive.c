@@ -5,8 +5,9 @@
  * and with the owners after it, so the notes outlive it.
  *
  *   owner 1   writes; is killed
- *   owner 2   recovers, compares, writes while a memory node is killed, compares; then writes with
- *             FARPOOL_DURABLE_STORAGE until it and all nodes are killed
+ *   owner 2   recovers, compares, writes while a memory node is killed, comes back and is taken in again, and then
+ *             another one is killed; compares; then writes with FARPOOL_DURABLE_STORAGE until it and all nodes are
+ *             killed
  *   owner 3   recovers from what the storage node has, and compares
  */
 #include "compute/cli/survive.h"
@@ -28,7 +29,8 @@
 enum {
     RING_MIN = 16 << 20,
     RING_VALUES = 16,   /* so many of the longest records have room in a ring */
-    VICTIM = 1,         /* the memory node that is killed */
+    VICTIM = 1,         /* the memory node that is killed first, */
+    NEXT_VICTIM = 2,    /* and when that is back */
     WAIT_SECONDS = 120, /* for an owner to do what it should */
 };
 
@@ -139,6 +141,33 @@ static int kill_compute(survive *s, cli_comeback *back)
     return rc;
 }
 
+/* The memory node starts again, empty, and the compute process takes it in while it writes. */
+static int bring_back(survive *s)
+{
+    int rc = cli_nodes_restart(&s->memnodes, VICTIM);
+    if (rc)
+        return rc;
+    s->epoch++;
+    atomic_store(&s->notes->take_in, true);
+    say(s, "the memory node is back, and taken in while the compute process writes");
+    uint64_t start = fp_now_ns();
+    while (!rc && atomic_load(&s->notes->take_in)) {
+        rc = check_owner(s);
+        if (!rc && fp_now_ns() - start > WAIT_SECONDS * 1000000000ull)
+            rc =
+                fp_error(FARPOOL_E_TIMEOUT,
+                         "survive: a memory node was not taken in again within %d s", WAIT_SECONDS);
+        nap();
+    }
+    say(s, "its pages come back in the background");
+    while (!rc && !atomic_load(&s->notes->filled_ns) &&
+           fp_now_ns() - start < WAIT_SECONDS * 1000000000ull) {
+        rc = check_owner(s);
+        nap();
+    }
+    return rc ? rc : let_write(s, s->plan->seconds / 3);
+}
+
 static int kill_memnode(survive *s, cli_comeback *back)
 {
     int rc = let_write(s, s->plan->seconds / 3);
@@ -148,7 +177,14 @@ static int kill_memnode(survive *s, cli_comeback *back)
     atomic_store(&s->notes->pause_ns, 0);
     cli_nodes_kill(&s->memnodes, VICTIM);
     say(s, "kill -9 of a memory node; the compute process goes on");
-    rc = let_write(s, s->plan->seconds * 2 / 3);
+    rc = let_write(s, s->plan->seconds / 3);
+    if (!rc)
+        rc = bring_back(s);
+    if (rc)
+        return rc;
+    cli_nodes_kill(&s->memnodes, NEXT_VICTIM);
+    say(s, "kill -9 of another memory node");
+    rc = let_write(s, s->plan->seconds / 3);
     uint64_t writes = atomic_load(&s->notes->acknowledged) - before;
     double pause = (double)atomic_load(&s->notes->pause_ns) / 1e6;
     atomic_store(&s->notes->enough, true);
@@ -157,6 +193,8 @@ static int kill_memnode(survive *s, cli_comeback *back)
     *back = s->notes->found;
     back->writes = writes;
     back->pause_ms = pause;
+    back->taken_ms = (double)atomic_load(&s->notes->taken_ns) / 1e6;
+    back->filled_seconds = (double)atomic_load(&s->notes->filled_ns) / 1e9;
     back->open_ms = back->first_ms = 0; /* it had been opened before */
     return rc;
 }

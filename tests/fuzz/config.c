@@ -57,6 +57,8 @@ static void check_options(const fp_memnode_options *o)
                (o->extent_order >= FP_EXTENT_ORDER_MIN && o->extent_order <= FP_EXTENT_ORDER_MAX));
     FUZZ_CHECK(o->numa_node >= -1 && o->numa_node <= 1023);
     FUZZ_CHECK(memchr(d->name, 0, sizeof d->name) && d->name[0]);
+    FUZZ_CHECK(memchr(d->http, 0, sizeof d->http));
+    FUZZ_CHECK(!d->http[0] || !fp_httpd_check_address(d->http));
     FUZZ_CHECK(memchr(d->ready_file, 0, sizeof d->ready_file));
     FUZZ_CHECK(d->log_level <= FP_LOG_DEBUG);
 }

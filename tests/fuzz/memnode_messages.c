@@ -208,6 +208,12 @@ static int foretell_grant(const fp_msg *msg, const fp_grant *known)
             return FARPOOL_E_FENCED;
     if (fp_epochs_get(&node->released, msg->partition) > msg->epoch)
         return FARPOOL_E_FENCED;
+    if (msg->held && !known)
+        return FARPOOL_E_NOTFOUND;
+    for (const fp_grant *grant = node->grants; msg->held && grant; grant = grant->next)
+        if (grant->partition == msg->partition && grant->epoch != msg->held &&
+            grant->epoch != msg->epoch)
+            return FARPOOL_E_FENCED;
     uint64_t have = node->extents.free + (known ? known->count : 0);
     return msg->bytes > have * EXTENT_BYTES ? FARPOOL_E_NOSPACE : (int)FP_MSG_EXTENTS;
 }
@@ -216,7 +222,7 @@ static int foretell_grant(const fp_msg *msg, const fp_grant *known)
 static int foretell(const fp_msg *msg, const fp_client *from)
 {
     const fp_grant *known = grant_of(msg);
-    if (!from->at.greeted && msg->type != FP_MSG_HELLO)
+    if (from->at.greeting != FP_GREETING_DONE && msg->type != FP_MSG_HELLO)
         return FARPOOL_E_PROTO;
     switch (msg->type) {
     case FP_MSG_HELLO:
@@ -304,6 +310,8 @@ static size_t make_message(fuzz_script *script, uint8_t *bytes)
     const fp_grant *known = grant_of(&msg);
     if (known && (shape >> 20) % 2) /* its sender knows where things stand */
         msg.epoch = known->epoch + (msg.type == FP_MSG_GRANT);
+    if (known && (shape >> 26) % 4 == 0)
+        msg.held = known->epoch - (shape >> 28) % 2;
     if ((shape >> 17) % 8 == 0) {
         msg.partition = fuzz_number(script, 8);
         msg.epoch = fuzz_number(script, 8);

@@ -45,7 +45,8 @@ static client clients[CONNS + 1], *const honest = &clients[CONNS];
 static wal_log honest_log;
 static _Alignas(64) uint8_t local[LOCAL_BYTES];
 static fp_mr *local_mr;
-static uint64_t ends[PARTITIONS]; /* of strangers' WALs, as far as anybody was told */
+static uint8_t hash[FP_WIRE_HASH_BYTES]; /* of a file that somebody was told of */
+static uint64_t ends[PARTITIONS];        /* of strangers' WALs, as far as anybody was told */
 
 /* ---- clients --------------------------------------------------------------------------------- */
 
@@ -55,6 +56,10 @@ static void take(const fp_net_event *event)
     if (event->kind == FP_NET_RECV) {
         FUZZ_CHECK(!fp_wire_decode(event->data, event->len, &c->answer));
         c->answers++;
+        if (c->answer.type == FP_MSG_MANIFEST && !c->answer.at &&
+            c->answer.data_len >= sizeof(fp_manifest_header) + sizeof hash)
+            memcpy(hash, c->answer.data + sizeof(fp_manifest_header), sizeof hash);
+        FUZZ_CHECK(c->answer.type != FP_MSG_FILE || c->answer.data_len);
         if (c->answer.type != FP_MSG_WAL_STATE)
             return;
         FUZZ_CHECK(c->answer.wal.durable <= c->answer.wal.end);
@@ -148,7 +153,7 @@ static void check_tables(void)
     uint32_t count = 0, open = 0;
     for (const fp_server_client *at = node->server.clients; at; at = at->next) {
         const fp_storage_client *known = (const fp_storage_client *)at;
-        FUZZ_CHECK(!known->requests && !known->request_count);
+        FUZZ_CHECK(!known->requests && !known->request_count && !known->copy_busy);
         count++;
     }
     for (const client *c = clients; c <= honest; c++)
@@ -236,16 +241,19 @@ static void check_honest(void)
 static size_t make_message(fuzz_script *script, uint8_t *bytes)
 {
     static fp_msg msg;
-    static const enum fp_msg_type often[] = {FP_MSG_WAL_OPEN,   FP_MSG_WAL_OPEN, FP_MSG_WAL_APPEND,
-                                             FP_MSG_WAL_APPEND, FP_MSG_LOG_GET,  FP_MSG_WAL_GET};
+    static const enum fp_msg_type often[] = {
+        FP_MSG_WAL_OPEN, FP_MSG_WAL_OPEN, FP_MSG_WAL_APPEND,   FP_MSG_WAL_APPEND,
+        FP_MSG_LOG_GET,  FP_MSG_WAL_GET,  FP_MSG_MANIFEST_GET, FP_MSG_FILE_GET};
     uint64_t shape = fuzz_number(script, 4);
     unsigned type = shape % 16;
     memset(&msg, 0, offsetof(fp_msg, extents));
-    msg.type = type < 14 ? often[type % 6] : (enum fp_msg_type)(1 + (shape >> 8) % FP_MSG_LAST);
+    msg.type = type < 14 ? often[type % 8] : (enum fp_msg_type)(1 + (shape >> 8) % FP_MSG_LAST);
     msg.request = (uint32_t)shape;
     msg.partition = (shape >> 4) % PARTITIONS;
     msg.epoch = 1 + (shape >> 6) % 4 / 3;
     msg.bytes = 1 + ((shape >> 9) % 4) * 4000;
+    msg.at = (shape >> 20) % 8 < 4 ? 0 : ((shape >> 20) % 8 - 3) * 4000;
+    memcpy(msg.hash, hash, sizeof msg.hash);
     uint64_t end = ends[msg.partition] ? ends[msg.partition] : FP_REDO_LSN_FIRST;
     static const int64_t around[] = {0, 0, 40, 40, 80, 8, -8, -40};
     msg.lsn = (shape >> 11) % 2 ? end + (uint64_t)around[(shape >> 12) % 8] : FP_REDO_LSN_FIRST;
@@ -253,6 +261,11 @@ static size_t make_message(fuzz_script *script, uint8_t *bytes)
         msg.epoch = fuzz_number(script, 8);
         msg.bytes = fuzz_number(script, 8);
         msg.lsn = fuzz_number(script, 8);
+    }
+    if ((shape >> 25) % 4 == 0) { /* of one of a few forks; now and then the log goes on as that */
+        msg.fork = 1 + (shape >> 27) % 4;
+        msg.lineage = (fp_lineage){.count = 1, .forks = {{msg.fork, msg.lsn}}};
+        msg.type = (shape >> 29) % 4 ? msg.type : FP_MSG_WAL_JOIN;
     }
     size_t len = fp_wire_encode(&msg, bytes, FP_NET_MESSAGE_MAX);
     for (uint64_t n = (shape >> 21) % 16; n > 13; n--) {
@@ -304,6 +317,30 @@ static void land_step(client *c, fuzz_script *script)
     FUZZ_CHECK(!entitled || !rc);
 }
 
+/* Asks for a manifest and for bytes of a file that one named, some of them at a time, and perhaps goes away meanwhile. */
+static void copy_step(client *c, fuzz_script *script)
+{
+    uint64_t shape = fuzz_number(script, 2);
+    fp_msg msg = {.type = FP_MSG_MANIFEST_GET, .partition = HONEST};
+    msg.lsn = honest_log.end;
+    if (!c->conn)
+        connect_client(c);
+    if (shape >> 1 & 3)
+        send_msg(c, msg);
+    if (shape >> 3 & 1)
+        settle();
+    if (!c->conn)
+        return;
+    msg.type = FP_MSG_FILE_GET;
+    memcpy(msg.hash, hash, sizeof msg.hash);
+    for (unsigned n = (unsigned)(shape >> 4) % 4; n; n--) {
+        msg.at = (shape >> 6) % 4 * n * 2000;
+        send_msg(c, msg);
+    }
+    if ((shape >> 8) % 8 == 0)
+        close_client(c);
+}
+
 static void fail_step(uint64_t what)
 {
     static const enum fp_disk_kind kinds[] = {FP_DISK_WRITE, FP_DISK_SYNC, FP_DISK_RENAME,
@@ -334,6 +371,10 @@ static void step(fuzz_script *script)
     case 6:
     case 7:
         land_step(c, script);
+        break;
+    case 8:
+    case 9:
+        copy_step(c, script);
         break;
     default:
         if (!c->conn)

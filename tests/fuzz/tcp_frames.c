@@ -373,7 +373,7 @@ static void step(fuzz_script *script)
 static bool put_preamble(fuzz_script *script)
 {
     uint8_t sound[FP_TCP_PREAMBLE_BYTES];
-    fp_tcp_preamble(sound);
+    fp_tcp_preamble(sound, false);
     uint64_t what = fuzz_number(script, 1), n;
     size_t len;
     const uint8_t *bytes;
@@ -393,7 +393,7 @@ static bool put_preamble(fuzz_script *script)
     default:
         put(sound, sizeof sound);
     }
-    return out_len >= 12 && !memcmp(out, sound, 12) && out_len >= sizeof sound;
+    return out_len >= sizeof sound && !memcmp(out, sound, 12) && !out[sizeof sound - 1];
 }
 
 /* ---- the two roles --------------------------------------------------------------------------- */
@@ -433,7 +433,7 @@ static void be_server(fuzz_script *script)
     pthread_join(thread, NULL);
     FUZZ_CHECK(stranger >= 0);
     out_len = 0;
-    FUZZ_CHECK(rc == 0 || rc == FARPOOL_E_PROTO || rc == FARPOOL_E_NODE);
+    FUZZ_CHECK(rc == 0 || rc == FARPOOL_E_PROTO || rc == FARPOOL_E_NODE || rc == FARPOOL_E_REFUSED);
     FUZZ_CHECK(!rc == sound);
     if (rc) {
         victim.conn = NULL;

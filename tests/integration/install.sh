@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Shows that `make install` gives a C and a C++ program all it needs, shared and static, that the static
-# library leaves the program its own names, and that `make uninstall` leaves nothing behind.
+# library leaves the program its own names, that systemd understands the units, and that `make uninstall` leaves nothing behind.
 set -euo pipefail
 dest=$(mktemp -d)
 trap 'rm -rf "$dest"' EXIT
@@ -75,14 +75,41 @@ for linking in shared static; do
         build_and_run "clang-$linking" clang -std=gnu99
     fi
 done
-objdump -p "$dest/c-shared" | grep -q 'NEEDED *libfarpool.so.0$'
-if objdump -p "$dest/c-static" | grep -q 'NEEDED *libfarpool'; then
+objdump -p "$dest/c-shared" | grep 'NEEDED *libfarpool.so.0$' >/dev/null
+if objdump -p "$dest/c-static" | grep 'NEEDED *libfarpool' >/dev/null; then
     echo "the static program needs the shared library"
     exit 1
 fi
 
 "$dest/usr/local/bin/farpool-memnode" --help >/dev/null
 "$dest/usr/local/bin/farpool-storagenode" --help >/dev/null
+"$dest/usr/local/bin/farpoolctl" --help >/dev/null
+[ -s "$dest/usr/local/share/man/man1/farpoolctl.1" ]
+[ -s "$dest/usr/local/share/man/man8/farpool-memnode.8" ]
+[ -s "$dest/usr/local/share/bash-completion/completions/farpoolctl" ]
+
+# The units: they start what is there, and systemd has nothing to say about them.
+units=$dest/usr/local/lib/systemd/system
+for name in coordinator memnode storagenode; do
+    unit=$units/farpool-$name.service
+    grep -q "^ExecStart=/usr/local/bin/farpool-$name --config /etc/farpool/$name.conf\$" "$unit"
+    grep -q '^Type=notify$' "$unit"
+    sed -i "s|/usr/local|$dest/usr/local|" "$unit" # for the check: it wants to see the program
+done
+if grep -rq '@[a-z]*dir@' "$dest/usr/local/lib/systemd"; then
+    echo "a path is missing in a unit"
+    exit 1
+fi
+if command -v systemd-analyze >/dev/null; then
+    said=$(systemd-analyze verify --man=no "$units"/*.service 2>&1 | grep -F farpool || true)
+    if [ -n "$said" ]; then
+        echo "systemd-analyze verify: $said"
+        exit 1
+    fi
+    echo "systemd-analyze: verified"
+else
+    echo "systemd-analyze: not installed, the units were not checked"
+fi
 make --no-print-directory -s uninstall DESTDIR="$dest" prefix=/usr/local
 left=$(find "$dest/usr" ! -type d)
 if [ -n "$left" ]; then

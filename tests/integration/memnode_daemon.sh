@@ -55,16 +55,17 @@ cpu_ticks() { # user and system time of a process, all threads
 socket=$dir/node.sock
 
 # Options.
-timeout 10 "$memnode" --help >"$dir/out"
-for option in listen memory extent-units numa-node storage config log-level name ready-fd ready-file; do
+timeout 60 "$memnode" --help >"$dir/out"
+for option in listen memory extent-units numa-node storage http config log-level name ready-fd ready-file; do
     grep -q -- "--$option " "$dir/out" || fail "--help does not name --$option"
 done
-timeout 10 "$memnode" --version | grep -q '^farpool-memnode [0-9]*\.[0-9]*\.[0-9]*$' || fail "--version"
+timeout 60 "$memnode" --version | grep -q '^farpool-memnode [0-9]*\.[0-9]*\.[0-9]*$' || fail "--version"
 refused 2 'give --listen'
 refused 2 'unknown option --lisn' --lisn x
 refused 2 "unexpected argument 'x'" --listen "shm://$socket" x
 refused 2 "unknown transport" --listen carrier-pigeon://here
 refused 2 "--storage: 'carrier-pigeon://here': unknown transport" --listen "shm://$socket" --storage carrier-pigeon://here
+refused 2 "--http: 'here' is not HOST:PORT" --listen "shm://$socket" --http here
 refused 2 "port must be 0 to 65535" --listen tcp://127.0.0.1:99999
 refused 2 "--memory: 'much' is not a size" --listen "shm://$socket" --memory much
 refused 2 "--extent-units: 3000 is no power of two" --listen "shm://$socket" --extent-units 3000
@@ -91,7 +92,9 @@ start --config "$dir/good.conf"
 stop TERM
 # Flags win: another address instead of the file's, two transports, port 0 resolved.
 start --config "$dir/good.conf" --listen "shm://$socket" --listen tcp://127.0.0.1:0 --memory 32m \
-    --ready-file "$dir/ready.json"
+    --http 127.0.0.1:0 --ready-file "$dir/ready.json"
+http=$(sed 's/.*"http":"\([^"]*\)".*/\1/' "$dir/ready.json")
+[[ $http == 127.0.0.1:[1-9]* ]] || fail "ready: $ready"
 [[ $ready == *'"pid":'"$node"* ]] || fail "ready: $ready"
 [[ $ready == *"shm://$socket\",\"tcp://127.0.0.1:"[1-9]* ]] || fail "ready: $ready"
 [[ $ready != *.other* ]] || fail "ready: $ready"
@@ -102,6 +105,9 @@ start --config "$dir/good.conf" --listen "shm://$socket" --listen tcp://127.0.0.
 refused 1 "$socket" --listen "shm://$socket" --memory 8m
 tcp=$(sed 's/.*\(tcp:[^"]*\)".*/\1/' "$dir/ready.json")
 refused 1 "$tcp" --listen "$tcp" --memory 8m
+
+# What serves HTTP has its address, too.
+refused 1 "listening on $http for HTTP" --listen "shm://$socket.2" --memory 8m --http "$http"
 
 # Idle means idle.
 before=$(cpu_ticks "$node")

@@ -61,16 +61,17 @@ volume=$dir/volume
 mkdir "$volume"
 
 # Options.
-timeout 10 "$storagenode" --help >"$dir/out"
-for option in volume listen segment-size config log-level name ready-fd ready-file; do
+timeout 60 "$storagenode" --help >"$dir/out"
+for option in volume listen segment-size layer-size http config log-level name ready-fd ready-file; do
     grep -q -- "--$option " "$dir/out" || fail "--help does not name --$option"
 done
-timeout 10 "$storagenode" --version | grep -q '^farpool-storagenode [0-9]*\.[0-9]*\.[0-9]*$' || fail "--version"
+timeout 60 "$storagenode" --version | grep -q '^farpool-storagenode [0-9]*\.[0-9]*\.[0-9]*$' || fail "--version"
 refused 2 'give --listen' --volume "$volume"
 refused 2 'give --volume' --listen "shm://$socket"
 refused 2 'unknown option --memory' --memory 1g
 refused 2 "--segment-size: 4k is not from 64k" --listen "shm://$socket" --segment-size 4k
 refused 2 "--segment-size: 100001 is not" --listen "shm://$socket" --segment-size 100001
+refused 2 "--layer-size: 2g is not from 64k" --listen "shm://$socket" --layer-size 2g
 refused 2 "unknown transport" --listen carrier-pigeon://here
 
 # Configuration, the ready line and file.

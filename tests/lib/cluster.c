@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tests/lib/cluster.h"
 
-#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,23 +18,38 @@ static void kill_process(const test_process *process)
 static void start_node(test_cluster *c, unsigned i, const char *uri)
 {
     test_process_start_spilling(&c->nodes[i], uri, c->memory_kib,
-                                c->storages[i % c->storage_count].uri);
+                                i < c->spillers ? c->storages[i % c->storage_count].uri : NULL);
     c->node_up[i] = true;
 }
 
 static void start_storage(test_cluster *c, unsigned i, const char *uri)
 {
-    test_process_start_storage(&c->storages[i], uri, c->volumes[i]);
+    const char *peers[CLUSTER_STORAGES_MAX] = {0};
+    for (unsigned k = 0; k < c->storage_count; k++)
+        peers[k] = k != i && c->storages[k].uri[0] ? c->storages[k].uri : NULL;
+    test_process_start_peer(&c->storages[i], uri, c->volumes[i], c->file_size, peers,
+                            CLUSTER_STORAGES_MAX);
     c->storage_up[i] = true;
 }
 
 void test_cluster_start(test_cluster *c, const char *scheme, unsigned storages, unsigned memory_kib)
 {
-    *c = (test_cluster){.storage_count = storages, .memory_kib = memory_kib};
+    *c = (test_cluster){
+        .storage_count = storages, .memory_kib = memory_kib, .spillers = CLUSTER_NODES};
+    test_cluster_start_as_set(c, scheme);
+}
+
+void test_cluster_start_as_set(test_cluster *c, const char *scheme)
+{
+    unsigned storages = c->storage_count;
     REQUIRE(storages >= 1 && storages <= CLUSTER_STORAGES_MAX);
     for (unsigned i = 0; i < storages; i++) {
         test_volume_make(c->volumes[i]);
         start_storage(c, i, scheme);
+    }
+    for (unsigned i = 0; i < storages; i++) { /* now that all addresses are known */
+        test_process_end(&c->storages[i], SIGTERM);
+        test_cluster_start_storage(c, i);
     }
     for (unsigned i = 0; i < CLUSTER_NODES; i++)
         start_node(c, i, scheme);
@@ -56,6 +70,7 @@ void test_cluster_stop(test_cluster *c)
 void test_cluster_kill_node(test_cluster *c, unsigned i)
 {
     c->killed_nodes++;
+    c->nodes[i].fault = NULL;
     c->node_up[i] = false;
     kill_process(&c->nodes[i]);
 }
@@ -63,6 +78,7 @@ void test_cluster_kill_node(test_cluster *c, unsigned i)
 void test_cluster_kill_storage(test_cluster *c, unsigned i)
 {
     c->killed_storages++;
+    c->storages[i].fault = NULL;
     c->storage_up[i] = false;
     kill_process(&c->storages[i]);
 }
@@ -91,10 +107,45 @@ void test_cluster_start_all(test_cluster *c)
             test_cluster_start_node(c, i);
 }
 
+void test_cluster_doom_node(test_cluster *c, unsigned i, const char *fault)
+{
+    c->nodes[i].fault = fault;
+    test_cluster_start_node(c, i);
+}
+
+void test_cluster_doom_storage(test_cluster *c, unsigned i, const char *fault)
+{
+    c->storages[i].fault = fault;
+    test_cluster_start_storage(c, i);
+}
+
+static bool has_died(test_process *process, bool *up)
+{
+    int status;
+    REQUIRE(process->fault);
+    pid_t ended = waitpid(process->pid, &status, WNOHANG);
+    if (!ended)
+        return false;
+    REQUIRE(ended == process->pid && WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+    process->fault = NULL;
+    *up = false;
+    return true;
+}
+
+bool test_cluster_node_died(test_cluster *c, unsigned i)
+{
+    return has_died(&c->nodes[i], &c->node_up[i]);
+}
+
+bool test_cluster_storage_died(test_cluster *c, unsigned i)
+{
+    return has_died(&c->storages[i], &c->storage_up[i]);
+}
+
 static bool has_ended(const test_process *process)
 {
     int status;
-    return waitpid(process->pid, &status, WNOHANG) != 0;
+    return !process->fault && waitpid(process->pid, &status, WNOHANG) != 0;
 }
 
 void test_cluster_look_after(const test_cluster *c)
@@ -103,20 +154,4 @@ void test_cluster_look_after(const test_cluster *c)
         REQUIRE(!c->node_up[i] || !has_ended(&c->nodes[i]));
     for (unsigned i = 0; i < c->storage_count; i++)
         REQUIRE(!c->storage_up[i] || !has_ended(&c->storages[i]));
-}
-
-void test_cluster_copy_volume(test_cluster *c, unsigned from, unsigned to)
-{
-    char source[PATH_MAX], command[2 * PATH_MAX];
-    REQUIRE(realpath(c->volumes[from], source));
-    test_cluster_kill_storage(c, from);
-    test_cluster_kill_storage(c, to);
-    int len = snprintf(command, sizeof command,
-                       "cd '%s' && find . -type f ! -name volume ! -name lock -delete && "
-                       "find '%s' -type f ! -name volume ! -name lock -exec cp -t . {} +",
-                       c->volumes[to], source);
-    REQUIRE(len < (int)sizeof command && system(command) == 0);
-    test_cluster_start_storage(c, from);
-    test_cluster_start_storage(c, to);
-    c->copies++;
 }

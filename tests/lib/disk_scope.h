@@ -5,7 +5,7 @@
 
 #include "common/disk/sim.h"
 
-enum { DISK_WAIT_MS = 20000 };
+enum { DISK_WAIT_MS = 60000 };
 
 /* Runs group(), a cmocka group, on io_uring on the file system of the build, on one in memory and on one without
  * O_DIRECT, and on the simulated disk; the number of failures, for main. */

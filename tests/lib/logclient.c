@@ -4,7 +4,9 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "common/greet.h"
 #include "tests/lib/require.h"
+#include "tests/lib/secret.h"
 
 enum { BUFFER_BYTES = 256 << 10, WAIT_MS = 1000, WAITS_MAX = 60 };
 
@@ -72,16 +74,28 @@ int logclient_open(logclient *c, const char *uri, const fp_net_options *options)
     snprintf(address, sizeof address, "%s", uri);
     if (options && options->node)
         snprintf(address, sizeof address, "sim://%s", options->node);
-    test_must(fp_net_open(address, options, &c->net), "opening a net");
+    fp_net_options with_auth = {0};
+    if (options)
+        with_auth = *options;
+    if (!with_auth.auth)
+        with_auth.auth = test_secret_auth();
+    test_must(fp_net_open(address, &with_auth, &c->net), "opening a net");
     test_must(fp_net_poller_open(c->net, &c->poller), "opening a poller");
     test_must(fp_mem_open(BUFFER_BYTES, 0, -1, &c->mem), "memory");
     test_must(fp_net_register(c->net, &c->mem, FP_NET_LOCAL, &c->mr), "registering");
     int rc = fp_net_connect(c->poller, uri, &c->conn);
-    if (!rc)
-        rc = logclient_ask(c, (fp_msg){.type = FP_MSG_HELLO, .text = "logclient"});
-    if (rc == FP_MSG_HELLO_OK)
-        return 0;
-    logclient_close(c);
+    fp_greet greet;
+    if (!rc) {
+        rc = fp_greet_begin(&greet, with_auth.auth, "logclient", &c->msg);
+        rc = rc ? rc : 1;
+    }
+    while (rc > 0) {
+        rc = logclient_ask(c, c->msg);
+        if (rc > 0)
+            rc = fp_greet_take(&greet, &c->msg);
+    }
+    if (rc)
+        logclient_close(c);
     return rc;
 }
 

@@ -3,13 +3,16 @@
 
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdio.h>
 #include <string.h>
 
 #include <cmocka.h>
 
 #include "common/clock.h"
+#include "common/greet.h"
+#include "tests/lib/secret.h"
 
-enum { WAIT_SECONDS = 10 };
+enum { WAIT_SECONDS = 60 };
 
 const char *scheme;
 test_node *node;
@@ -78,11 +81,20 @@ void connect_silently(client *c)
     assert_int_equal(fp_net_connect(c->poller, test_node_uri(node), &c->conn), 0);
 }
 
-void connect_client(client *c)
+void connect_as(client *c, const char *name)
 {
+    fp_greet greet;
     connect_silently(c);
-    assert_int_equal(ask(c, (fp_msg){.type = FP_MSG_HELLO, .text = "test"}), FP_MSG_HELLO_OK);
+    assert_int_equal(fp_greet_begin(&greet, fp_net_auth(net), name, &c->msg), 0);
+    int rc;
+    do {
+        assert_true(ask(c, c->msg) > 0);
+        rc = fp_greet_take(&greet, &c->msg);
+    } while (rc > 0);
+    assert_int_equal(rc, 0);
 }
+
+void connect_client(client *c) { connect_as(c, "test"); }
 
 void disconnect(client *c)
 {
@@ -133,16 +145,28 @@ bool local_is(uint8_t byte)
     return true;
 }
 
+static int set_up(test_node *with)
+{
+    node = with;
+    fp_net_options options = {.auth = test_secret_auth()};
+    assert_int_equal(fp_net_open(test_node_uri(node), &options, &net), 0);
+    assert_int_equal(fp_mem_open(4096, 0, -1, &memory), 0);
+    assert_int_equal(fp_net_register(net, &memory, FP_NET_LOCAL, &mr), 0);
+    return 0;
+}
+
 int setup(void **state) { return setup_spilling(state, NULL); }
 
 int setup_spilling(void **state, struct fp_spill *spill)
 {
     (void)state;
-    node = test_node_start_spilling(scheme, NODE_BYTES, spill);
-    assert_int_equal(fp_net_open(test_node_uri(node), NULL, &net), 0);
-    assert_int_equal(fp_mem_open(4096, 0, -1, &memory), 0);
-    assert_int_equal(fp_net_register(net, &memory, FP_NET_LOCAL, &mr), 0);
-    return 0;
+    return set_up(test_node_start_spilling(scheme, NODE_BYTES, spill));
+}
+
+int setup_in_cluster(void **state)
+{
+    (void)state;
+    return set_up(test_node_start_in_cluster(scheme, NODE_BYTES, NULL));
 }
 
 int teardown(void **state)

@@ -34,10 +34,12 @@ extern fp_mem memory; /* 4 KiB */
 bool scheme_is(const char *name);
 int setup(void **state); /* a node with NODE_BYTES of memory at an address of `scheme` */
 int setup_spilling(void **state, struct fp_spill *spill); /* with log rings that are spilled */
+int setup_in_cluster(void **state);                       /* that grants only what its duties say */
 int teardown(void **state);
 
 void connect_silently(client *c);
-void connect_client(client *c); /* and say HELLO */
+void connect_client(client *c); /* and say HELLO, as "test" */
+void connect_as(client *c, const char *name);
 void disconnect(client *c);
 
 /* Until *flag (or, with NULL, until the connection is closed). */

@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "common/error.h"
-#include "storagenode/kept.h"
+#include "common/kept.h"
 #include "tests/lib/require.h"
 
 enum { BLOCK = FP_DISK_ALIGN, RING = 32 * BLOCK };
@@ -127,6 +127,13 @@ int page_store_close(page_store *s, bool volume)
     return rc;
 }
 
+void page_store_end(page_store *s)
+{
+    test_must(page_store_close(s, true), "closing");
+    disk_end(s->disk);
+    page_store_fini(s);
+}
+
 void page_store_forget(page_store *s)
 {
     fp_store_free(s->store);
@@ -155,6 +162,19 @@ int page_store_append(page_store *s)
     return rc;
 }
 
+void page_store_add(page_store *s, unsigned frames)
+{
+    page_log_frames(&s->log, 1, frames);
+    test_must(page_store_append(s), "appending");
+}
+
+fp_store_stats page_store_stats(const page_store *s)
+{
+    fp_store_stats stats;
+    fp_store_get_stats(s->store, &stats);
+    return stats;
+}
+
 int page_store_get(page_store *s, uint64_t pid, uint64_t lsn, fp_store_req *out)
 {
     STORE_REQUEST;
@@ -180,7 +200,8 @@ int page_store_fence(page_store *s, uint64_t generation)
 
 void page_store_rest(page_store *s)
 {
-    while (fp_disk_poll(s->disk, 50) > 0)
+    /* What takes longer than that, on a busy machine, is under way all the same. */
+    while (fp_disk_poll(s->disk, 50) > 0 || (s->disk->in_flight && !s->disk->dead))
         ;
 }
 
@@ -192,9 +213,7 @@ int page_store_check(page_store *s, uint64_t pid, uint64_t lsn)
     fp_store_req got;
     unsigned order = 0;
     int rc = page_store_get(s, pid, lsn, &got);
-    fp_store_stats stats;
-    fp_store_get_stats(s->store, &stats);
-    if (rc == FARPOOL_E_INVAL && lsn && lsn < stats.base)
+    if (rc == FARPOOL_E_INVAL && lsn && lsn < page_store_stats(s).base)
         return 0; /* a merge was faster */
     bool there = page_log_page(&s->log, pid, got.lsn, page, &order);
     if (rc)
@@ -207,9 +226,8 @@ int page_store_check(page_store *s, uint64_t pid, uint64_t lsn)
 
 void page_store_check_all(page_store *s, unsigned times)
 {
-    fp_store_stats stats;
     for (unsigned n = 0; n <= times; n++) {
-        fp_store_get_stats(s->store, &stats);
+        fp_store_stats stats = page_store_stats(s);
         uint64_t span = fp_wal_durable(s->wal) - stats.base;
         uint64_t lsn = n ? stats.base + (span * n) / (times + 1) : 0;
         lsn = lsn && span ? lsn : 0;

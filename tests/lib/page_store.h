@@ -24,11 +24,16 @@ void page_store_fini(page_store *s); /* all is closed */
 /* Each returns what it ended with; what it has opened before is closed then, too. */
 int page_store_open(page_store *s); /* volume (unless it is there), WAL and store */
 int page_store_close(page_store *s, bool volume);
+/* Closes all, the disk too. Has to succeed. */
+void page_store_end(page_store *s);
 /* Frees what is open of a closed disk. */
 void page_store_forget(page_store *s);
 
 /* Appends to the WAL what the log has more, and tells the store. */
 int page_store_append(page_store *s);
+/* The same with so many frames more, by owner 1. Has to succeed. */
+void page_store_add(page_store *s, unsigned frames);
+fp_store_stats page_store_stats(const page_store *s);
 int page_store_get(page_store *s, uint64_t pid, uint64_t lsn, fp_store_req *req);
 int page_store_flush(page_store *s);
 int page_store_fence(page_store *s, uint64_t generation);

@@ -18,7 +18,7 @@
 
 #include "common/net/sim.h"
 
-enum { PEER_BYTES = 8 << 20, PEER_PART = 2 << 20, PEER_WAIT_MS = 20000 };
+enum { PEER_BYTES = 8 << 20, PEER_PART = 2 << 20, PEER_WAIT_MS = 60000 };
 
 typedef struct peer_keys {
     fp_rkey rw;     /* 8 MiB, byte i is peer_byte(i) */
@@ -59,11 +59,12 @@ static inline uint8_t peer_byte(size_t i) { return (uint8_t)(i * 31 + (i >> 8) *
 
 /* tests/lib/peer_scope.c */
 
-/* Runs group(), a cmocka group, for $FARPOOL_TEST_URI or one address of each transport that works
- * everywhere (tcp, shm, sim); the number of failures, for main. */
+/* Runs group(), a cmocka group, for $FARPOOL_TEST_URI (with TLS if FARPOOL_TEST_TLS is set) or one address of each
+ * transport that works everywhere (tcp, tcp with TLS, shm, sim); the number of failures, for main. */
 int peer_for_each(int (*group)(const char *name));
 const char *peer_uri(void); /* the one under test now */
 bool peer_scheme_is(const char *scheme);
+bool peer_tls(void);            /* it is tcp with TLS */
 fp_sim_world *peer_world(void); /* NULL unless that is sim's */
 /* Skips the calling test, with the reason, where the table there says that it has no meaning. */
 void peer_applies(const char *test);

@@ -83,10 +83,46 @@ static void push(redo_model *m, const model_step *step)
     m->steps[m->count++] = *step;
 }
 
+void model_leave(const redo_model *m, redo_model *left)
+{
+    *left = *m;
+    left->pending.count = 0;
+    left->over = left->gone = false;
+    if (m->pending.count)
+        push(left, &m->pending);
+}
+
 static uint64_t next_number(redo_model *m)
 {
     m->numbers += 2;
     return m->numbers + (m->big && draw(m, 4) != 0);
+}
+
+/* As it was before a change of this owner's that was acknowledged. Whoever has the partition since has found that change. */
+static bool is_older(const redo_model *m, unsigned index, const uint64_t *words)
+{
+    model_state state = m->base;
+    const model_page *page = &state.pages[index];
+    bool older = false;
+    for (unsigned i = 0; i < m->acked; i++) {
+        model_page before = *page;
+        apply(&state, &m->steps[i]);
+        if (!memcmp(&before, page, sizeof before) || before.order != m->now.pages[index].order)
+            continue;
+        bool empty = true; /* so is a page that the next owner has made anew */
+        for (unsigned f = 0; f < MODEL_FIELDS; f++)
+            empty = empty && !before.fields[f];
+        older = (older || (before.there && !empty && holds(&before, words))) && !holds(page, words);
+    }
+    return older;
+}
+
+/* What an owner reads when others have had the partition since may be theirs. */
+static bool may_be(const redo_model *m, unsigned index, const uint64_t *words)
+{
+    if (holds(&m->now.pages[index], words))
+        return true;
+    return m->over && (m->gone || !is_older(m, index, words));
 }
 
 /* ---- mini-transactions ----------------------------------------------------------------------- */
@@ -99,11 +135,14 @@ static int set_field(redo_model *m, farpool_mtr *mtr, const model_page *page,
     void *words;
     int rc = declared ? farpool_mtr_fix_declared(mtr, page->pid, &words)
                       : farpool_mtr_fix(mtr, page->pid, &words);
+    bool all = m->big && declared && draw(m, 2); /* fills the log faster */
     if (!rc && declared)
-        rc =
-            farpool_mtr_declare(mtr, page->pid, (uint32_t)(change->field * bytes), (uint32_t)bytes);
-    if (!rc)
-        MODEL_CHECK(holds(page, words));
+        rc = farpool_mtr_declare(mtr, page->pid, all ? 0 : (uint32_t)(change->field * bytes),
+                                 (uint32_t)(all ? MODEL_FIELDS * bytes : bytes));
+    if (!rc && !holds(page, words)) {
+        MODEL_CHECK(may_be(m, change->index, words));
+        rc = FARPOOL_E_FENCED;
+    }
     if (!rc)
         fill_field(page, change->field, change->value, words);
     return rc;
@@ -148,7 +187,9 @@ int model_commit(redo_model *m, farpool_partition *part, enum farpool_durability
         farpool_mtr_abandon(mtr);
         return rc;
     }
+    m->pending = step;
     rc = farpool_mtr_commit(mtr, durability, &step.lsn);
+    m->pending.count = 0;
     MODEL_CHECK(step.lsn || rc);
     if (step.lsn)
         push(m, &step);
@@ -184,7 +225,7 @@ int model_read(redo_model *m, farpool_partition *part)
     int rc = farpool_fix(part, page->pid, FARPOOL_SHARED, &words);
     if (rc)
         return rc;
-    MODEL_CHECK(holds(page, words));
+    MODEL_CHECK(may_be(m, (unsigned)(page - m->now.pages), words));
     farpool_unfix(part, page->pid, FARPOOL_SHARED);
     return 0;
 }
@@ -219,7 +260,7 @@ int model_create(redo_model *m, farpool_partition *part, uint64_t *random)
 /* ---- the tree -------------------------------------------------------------------------------- */
 
 /* The number that the key's value is made of, 0: it is not there. */
-static int look_up(farpool_btree *tree, unsigned index, uint64_t *number)
+static int look_up(const redo_model *m, farpool_btree *tree, unsigned index, uint64_t *number)
 {
     char text[16];
     uint8_t found[VALUE_MAX], expected[VALUE_MAX];
@@ -229,7 +270,9 @@ static int look_up(farpool_btree *tree, unsigned index, uint64_t *number)
     if (rc)
         return rc == FARPOOL_E_NOTFOUND ? 0 : rc;
     memcpy(number, found, sizeof *number);
-    MODEL_CHECK(*number && value_of(*number, expected).len == len && !memcmp(found, expected, len));
+    MODEL_CHECK(
+        (*number && value_of(*number, expected).len == len && !memcmp(found, expected, len)) ||
+        m->over);
     return 0;
 }
 
@@ -245,16 +288,18 @@ int model_tree_op(redo_model *m, farpool_btree *tree, bool *in_doubt)
     uint64_t before = m->now.keys[change->index], now;
     farpool_slice key = key_of(change->index, text);
     change->value = deleted ? 0 : next_number(m);
+    m->pending = step;
     int rc = deleted ? farpool_btree_delete(tree, key)
                      : farpool_btree_put(tree, key, value_of(change->value, bytes));
+    m->pending.count = 0;
     if (deleted && !before && (rc == FARPOOL_E_NOTFOUND || !rc)) {
-        MODEL_CHECK(rc == FARPOOL_E_NOTFOUND);
+        MODEL_CHECK(rc == FARPOOL_E_NOTFOUND || m->over);
         return 0;
     }
     bool done = !rc;
     if (rc) {
-        *in_doubt = look_up(tree, change->index, &now) != 0;
-        MODEL_CHECK(*in_doubt || now == before || now == change->value);
+        *in_doubt = look_up(m, tree, change->index, &now) != 0;
+        MODEL_CHECK(*in_doubt || now == before || now == change->value || m->over);
         done = *in_doubt || now == change->value;
     }
     if (done)
@@ -271,18 +316,18 @@ static int count_record(void *arg, farpool_slice key, farpool_slice value)
     return 0;
 }
 
-static int read_keys(farpool_btree *tree, uint64_t *keys)
+static int read_keys(const redo_model *m, farpool_btree *tree, uint64_t *keys)
 {
     unsigned there = 0, seen = 0;
     int rc = 0;
     for (unsigned i = 0; i < MODEL_KEYS && !rc; i++) {
-        rc = look_up(tree, i, &keys[i]);
+        rc = look_up(m, tree, i, &keys[i]);
         there += keys[i] != 0;
     }
     if (!rc)
         rc = farpool_btree_scan(tree, (farpool_slice){0}, 0, count_record, &seen);
     if (!rc)
-        MODEL_CHECK(seen == there);
+        MODEL_CHECK(seen == there || m->over);
     return rc;
 }
 
@@ -301,7 +346,9 @@ static int find_number(const redo_model *m, farpool_partition *part, unsigned *s
     model_page page = m->base.pages[0];
     unsigned i = 0;
     while (!holds(&page, words)) {
-        MODEL_CHECK(i < m->count); /* else it is none that ever was */
+        MODEL_CHECK(i < m->count || m->over); /* else it is none that ever was */
+        if (i == m->count)
+            break;
         if (says_number(&m->steps[i]))
             page.fields[0] = m->steps[i].changes[0].value;
         i++;
@@ -311,7 +358,7 @@ static int find_number(const redo_model *m, farpool_partition *part, unsigned *s
     return 0;
 }
 
-static int check_pages(const model_state *state, farpool_partition *part)
+static int check_pages(const redo_model *m, const model_state *state, farpool_partition *part)
 {
     for (unsigned i = 0; i < MODEL_PAGES; i++) {
         const model_page *page = &state->pages[i];
@@ -321,7 +368,8 @@ static int check_pages(const model_state *state, farpool_partition *part)
         int rc = farpool_fix(part, page->pid, FARPOOL_SHARED, &words);
         if (rc)
             return rc;
-        MODEL_CHECK(farpool_page_order(part, page->pid) == page->order && holds(page, words));
+        MODEL_CHECK((farpool_page_order(part, page->pid) == page->order && holds(page, words)) ||
+                    m->over);
         farpool_unfix(part, page->pid, FARPOOL_SHARED);
     }
     return 0;
@@ -329,7 +377,7 @@ static int check_pages(const model_state *state, farpool_partition *part)
 
 int model_take_over(redo_model *m, farpool_partition *part, farpool_btree *tree)
 {
-    static model_state state, best;
+    model_state state, best; /* others may do the same while this one waits */
     uint64_t keys[MODEL_KEYS];
     unsigned steps, found = 0;
     bool any = false;
@@ -338,9 +386,11 @@ int model_take_over(redo_model *m, farpool_partition *part, farpool_btree *tree)
     for (unsigned i = 0; i < steps && !rc; i++)
         apply(&state, &m->steps[i]);
     if (!rc)
-        rc = check_pages(&state, part);
+        rc = check_pages(m, &state, part);
     if (!rc)
-        rc = read_keys(tree, keys);
+        rc = read_keys(m, tree, keys);
+    if (!rc && m->over)
+        rc = FARPOOL_E_FENCED;
     if (rc)
         return rc;
     for (;; apply(&state, &m->steps[steps++])) { /* the tree's steps until the next commit */
@@ -355,6 +405,7 @@ int model_take_over(redo_model *m, farpool_partition *part, farpool_btree *tree)
     MODEL_CHECK(any);
     MODEL_CHECK(found >= m->acked);
     m->base = m->now = best;
+    m->found = found;
     m->count = m->acked = m->stored = 0;
     return 0;
 }

@@ -52,8 +52,12 @@ typedef struct redo_model {
     model_step steps[MODEL_STEPS];
     unsigned count, acked; /* steps; of them acknowledged */
     unsigned stored;       /* of them acknowledged as being on stable media */
+    unsigned found;        /* of the steps of the owner before, by model_take_over */
+    model_step pending;    /* being made, if it has changes: may be done already */
     uint64_t *random, numbers;
-    bool big; /* large changes, which fill the log */
+    bool over; /* somebody else has the partition: what is read may be his */
+    bool gone; /* and what was acknowledged may be lost */
+    bool big;  /* large changes, which fill the log */
     farpool_pid root;
 } redo_model;
 
@@ -73,8 +77,10 @@ int model_tree_op(redo_model *m, farpool_btree *tree, bool *in_doubt);
 /* A random page is what it should be, or cannot be read. */
 int model_read(redo_model *m, farpool_partition *part);
 
+/* What an owner leaves, be it in the midst of a step, to whoever opens the partition now. */
+void model_leave(const redo_model *m, redo_model *left);
 /* A new owner's view: finds out after which step it is, and goes on from there. E_NODE: not everything can be read,
- * nothing is changed. */
+ * nothing is changed. E_FENCED: m->over, set meanwhile. */
 int model_take_over(redo_model *m, farpool_partition *part, farpool_btree *tree);
 
 #endif

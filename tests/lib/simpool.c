@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "compute/slab.h"
 #include "memnode/node.h"
 #include "tests/lib/require.h"
 
@@ -18,7 +19,8 @@ enum {
 
 static void drive(void *node)
 {
-    while (fp_memnode_step(((sim_node *)node)->memnode) > 0)
+    const sim_node *n = node;
+    while (fp_sim_now_ns(n->world) >= n->paused_until_ns && fp_memnode_step(n->memnode) > 0)
         ;
 }
 
@@ -26,7 +28,7 @@ static void tick(void *arg)
 {
     sim_node *node = arg;
     uint64_t delay = TICK_NS;
-    if (!node->lost) {
+    if (!node->lost && fp_sim_now_ns(node->world) >= node->paused_until_ns) {
         node->in_step = true;
         uint64_t wanted = fp_spill_step(node->spill);
         node->in_step = false;
@@ -40,7 +42,7 @@ static void open_spill(sim_node *node)
     snprintf(node->spiller, sizeof node->spiller, "%s-%llu", node->uri + strlen("sim://"),
              (unsigned long long)node->boot_id);
     fp_spill_config config = {.storage = node->storage,
-                              .name = node->spiller,
+                              .name = node->uri + strlen("sim://"),
                               .net = &(fp_net_options){.world = node->world,
                                                        .node = node->spiller,
                                                        .connect_timeout_ms = 100},
@@ -57,8 +59,9 @@ static void node_open(sim_node *node)
                                 .memory_bytes = (uint64_t)node->extents * EXTENT_BYTES,
                                 .extent_order = FP_EXTENT_ORDER_MIN,
                                 .numa_node = -1,
+                                .in_cluster = node->in_cluster,
                                 .boot_id = node->boot_id};
-    if (node->storage)
+    if (node->storage || node->in_cluster)
         open_spill(node);
     config.spill = node->spill;
     fp_net_options options = {.world = node->world};
@@ -75,8 +78,8 @@ static void node_close(sim_node *node)
     node->spill = NULL;
 }
 
-void sim_setup_open(sim_setup *s, uint64_t seed, const fp_sim_config *config, unsigned node_count,
-                    unsigned extents)
+static void setup_open(sim_setup *s, uint64_t seed, const fp_sim_config *config,
+                       unsigned node_count, unsigned extents, bool in_cluster)
 {
     memset(s, 0, sizeof *s);
     s->node_count = node_count;
@@ -84,6 +87,7 @@ void sim_setup_open(sim_setup *s, uint64_t seed, const fp_sim_config *config, un
     for (unsigned i = 0; i < node_count; i++) {
         s->nodes[i].world = s->world;
         s->nodes[i].extents = extents;
+        s->nodes[i].in_cluster = in_cluster;
         s->nodes[i].boot_id = seed * 1000 + i + 1;
         snprintf(s->nodes[i].uri, sizeof s->nodes[i].uri, "sim://node%u", i);
         s->uris[i] = s->nodes[i].uri;
@@ -92,6 +96,18 @@ void sim_setup_open(sim_setup *s, uint64_t seed, const fp_sim_config *config, un
     fp_net_options options = {.world = s->world};
     test_must(fp_net_open("sim://clock", &options, &s->clock_net), "opening a net");
     test_must(fp_net_poller_open(s->clock_net, &s->clock), "opening a poller");
+}
+
+void sim_setup_open(sim_setup *s, uint64_t seed, const fp_sim_config *config, unsigned node_count,
+                    unsigned extents)
+{
+    setup_open(s, seed, config, node_count, extents, false);
+}
+
+void sim_setup_open_in_cluster(sim_setup *s, uint64_t seed, const fp_sim_config *config,
+                               unsigned node_count, unsigned extents)
+{
+    setup_open(s, seed, config, node_count, extents, true);
 }
 
 void sim_setup_close(sim_setup *s)
@@ -110,6 +126,7 @@ void sim_pool_open(sim_setup *s, const char *name, enum farpool_mapping mapping,
     farpool_pool_options_init(&options);
     options.pool_bytes = POOL_BYTES;
     options.mapping = mapping;
+    options.name = name;
     fp_net_options net_options = {.world = s->world, .node = name};
     int rc = fp_pool_open(&options, &net_options, pool);
     if (rc == FARPOOL_E_UNSUPPORTED) {
@@ -168,6 +185,7 @@ bool sim_node_restart(sim_node *node)
         return false;
     node_close(node);
     node->boot_id += 100;
+    node->paused_until_ns = 0;
     node_open(node);
     return true;
 }
@@ -183,7 +201,7 @@ static const fp_extent *extent_of(farpool_partition *partition, farpool_pid pid,
 {
     uint32_t slot = atomic_load_explicit(&partition->entries[pid].slot, memory_order_relaxed);
     *unit = slot & ((1u << partition->extent_shift) - 1);
-    return &partition->extents[slot >> partition->extent_shift];
+    return fp_slot_extent(partition, fp_node_set_now(partition), slot);
 }
 
 sim_node *sim_page_node(sim_setup *s, farpool_partition *partition, farpool_pid pid)

@@ -20,7 +20,9 @@ typedef struct sim_node {
     const char *storage;
     char spiller[32];
     fp_spill *spill;
+    bool in_cluster; /* coordinators say what it grants, and where it spills to */
     bool ticking, in_step;
+    uint64_t paused_until_ns; /* what others write and read in its memory goes on */
 } sim_node;
 
 typedef struct sim_setup {
@@ -35,6 +37,9 @@ typedef struct sim_setup {
 /* Each node has so many extents' memory. Ends the process on failure, as everything here. */
 void sim_setup_open(sim_setup *s, uint64_t seed, const fp_sim_config *config, unsigned node_count,
                     unsigned extents);
+/* The same with nodes that grant, and spill to whom, as their duties say. */
+void sim_setup_open_in_cluster(sim_setup *s, uint64_t seed, const fp_sim_config *config,
+                               unsigned node_count, unsigned extents);
 void sim_setup_close(sim_setup *s);
 
 /* A pool of 1 MiB, named `name` in the world. Mapping vm: if the kernel has it, else frames. */

@@ -12,9 +12,11 @@
 #include "common/log.h"
 #include "memnode/server.h"
 #include "tests/lib/require.h"
+#include "tests/lib/secret.h"
 
 struct test_node {
-    fp_memnode *node; /* the thread's while it runs */
+    pthread_mutex_t lock; /* guards node */
+    fp_memnode *node;
     char uri[FP_NET_URI_MAX];
     pthread_t thread;
     int stop_fd;
@@ -30,7 +32,9 @@ static void *serve(void *arg)
         polls[i] = (struct pollfd){.fd = fds[i], .events = POLLIN};
     polls[count] = (struct pollfd){.fd = node->stop_fd, .events = POLLIN};
     for (;;) {
+        pthread_mutex_lock(&node->lock);
         int more = fp_memnode_step(node->node);
+        pthread_mutex_unlock(&node->lock);
         test_must(more < 0 ? more : 0, "serving");
         if (poll(polls, count + 1, more ? 0 : -1) > 0 && polls[count].revents)
             return NULL;
@@ -42,7 +46,7 @@ test_node *test_node_start(const char *scheme, uint64_t bytes)
     return test_node_start_spilling(scheme, bytes, NULL);
 }
 
-test_node *test_node_start_spilling(const char *scheme, uint64_t bytes, fp_spill *spill)
+static test_node *start(const char *scheme, uint64_t bytes, fp_spill *spill, bool in_cluster)
 {
     static _Atomic unsigned number;
     fp_log_set_level(FP_LOG_ERROR);
@@ -52,7 +56,10 @@ test_node *test_node_start_spilling(const char *scheme, uint64_t bytes, fp_spill
                                 .memory_bytes = bytes,
                                 .extent_order = -1,
                                 .numa_node = -1,
-                                .spill = spill};
+                                .auth = test_secret_auth(),
+                                .spill = spill,
+                                .in_cluster = in_cluster};
+    pthread_mutex_init(&node->lock, NULL);
     test_must(fp_memnode_open(&config, &node->node), "opening a memory node");
     const char *bound;
     char uri[FP_NET_URI_MAX];
@@ -69,6 +76,24 @@ test_node *test_node_start_spilling(const char *scheme, uint64_t bytes, fp_spill
     return node;
 }
 
+test_node *test_node_start_spilling(const char *scheme, uint64_t bytes, fp_spill *spill)
+{
+    return start(scheme, bytes, spill, false);
+}
+
+test_node *test_node_start_in_cluster(const char *scheme, uint64_t bytes, fp_spill *spill)
+{
+    return start(scheme, bytes, spill, true);
+}
+
+fp_memnode *test_node_hold(test_node *node)
+{
+    pthread_mutex_lock(&node->lock);
+    return node->node;
+}
+
+void test_node_let_go(test_node *node) { pthread_mutex_unlock(&node->lock); }
+
 const char *test_node_uri(const test_node *node) { return node->uri; }
 
 void test_node_stop(test_node *node)
@@ -77,6 +102,7 @@ void test_node_stop(test_node *node)
     test_must(write(node->stop_fd, &one, sizeof one) == sizeof one ? 0 : FARPOOL_E_SYS, "stopping");
     pthread_join(node->thread, NULL);
     fp_memnode_close(node->node);
+    pthread_mutex_destroy(&node->lock);
     close(node->stop_fd);
     free(node);
 }
@@ -107,6 +133,7 @@ farpool_pool *test_pool_new(enum farpool_mapping mapping, uint64_t pool_bytes)
     farpool_pool_options_init(&options);
     options.pool_bytes = pool_bytes;
     options.mapping = mapping;
+    options.key_file = test_secret_file();
     test_must(farpool_pool_open(&options, &pool), "opening a pool");
     return pool;
 }

@@ -16,9 +16,17 @@ test_node *test_node_start(const char *scheme, uint64_t bytes);
 /* The same, with log rings that are spilled; NULL: not. The spiller outlives the node, its thread does not. */
 struct fp_spill;
 test_node *test_node_start_spilling(const char *scheme, uint64_t bytes, struct fp_spill *spill);
+/* One that grants only what its duties say. */
+test_node *test_node_start_in_cluster(const char *scheme, uint64_t bytes, struct fp_spill *spill);
+/* What it serves, standing still until it is let go: to be told duties, and to be asked what it has. */
+struct fp_memnode;
+struct fp_memnode *test_node_hold(test_node *node);
+void test_node_let_go(test_node *node);
 const char *test_node_uri(const test_node *node);
 /* Stops serving and frees the memory; connections break. */
 void test_node_stop(test_node *node);
+
+/* FARPOOL_TEST_SECRET counts for all of these (tests/lib/secret.h). */
 
 /* A pool with one partition on the nodes given. mapping: FARPOOL_MAPPING_*. Ends the process on failure. */
 void test_pool_open(test_node *const *nodes, unsigned count, enum farpool_mapping mapping,

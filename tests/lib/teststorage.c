@@ -12,6 +12,7 @@
 
 #include "common/log.h"
 #include "tests/lib/require.h"
+#include "tests/lib/secret.h"
 
 /* ---- on a directory -------------------------------------------------------------------------- */
 
@@ -70,6 +71,12 @@ static void *serve(void *arg)
 
 test_storage *test_storage_start(const char *scheme, const char *volume)
 {
+    return test_storage_start_converting(scheme, volume, 0);
+}
+
+test_storage *test_storage_start_converting(const char *scheme, const char *volume,
+                                            uint64_t convert_bytes)
+{
     static _Atomic unsigned number;
     char uri[FP_NET_URI_MAX];
     fp_log_set_level(FP_LOG_ERROR);
@@ -78,16 +85,26 @@ test_storage *test_storage_start(const char *scheme, const char *volume)
     else
         snprintf(uri, sizeof uri, "%s://%s:0", scheme,
                  !strcmp(scheme, "verbs") ? "10.77.0.1" : "127.0.0.1");
-    return test_storage_start_at(uri, volume);
+    return test_storage_start_as(uri, volume,
+                                 &(fp_storagenode_config){.convert_bytes = convert_bytes});
 }
 
 test_storage *test_storage_start_at(const char *uri, const char *volume)
 {
+    return test_storage_start_as(uri, volume, &(fp_storagenode_config){0});
+}
+
+test_storage *test_storage_start_as(const char *uri, const char *volume,
+                                    const fp_storagenode_config *options)
+{
     const char *bound;
     test_storage *storage = calloc(1, sizeof *storage);
     test_must(storage ? 0 : FARPOOL_E_NOMEM, "storage node");
-    fp_storagenode_config config = {
-        .name = "teststorage", .volume = volume, .segment_bytes = TEST_SEGMENT_BYTES};
+    fp_storagenode_config config = *options;
+    config.name = "teststorage";
+    config.volume = volume;
+    config.segment_bytes = TEST_SEGMENT_BYTES;
+    config.auth = test_secret_auth();
     test_must(fp_storagenode_open(&config, &storage->node), "opening a storage node");
     test_must(fp_storagenode_listen(storage->node, uri, NULL, &bound), "listening");
     snprintf(storage->uri, sizeof storage->uri, "%s", bound);
@@ -117,12 +134,24 @@ void test_storage_stop(test_storage *storage)
 
 /* ---- simulated ------------------------------------------------------------------------------- */
 
+enum { SIM_CONVERT_BYTES = 128 << 10 };
+
+/* Not from within itself: time may pass while it looks. */
 static void drive(void *arg)
 {
-    int more;
-    while ((more = fp_storagenode_step(((sim_storage *)arg)->node)) > 0)
+    sim_storage *s = arg;
+    int more = 0;
+    if (s->driven || !s->serves || fp_sim_now_ns(s->world) < s->paused_until_ns)
+        return;
+    s->driven = true;
+    while ((more = fp_storagenode_step(s->node)) > 0)
         ;
+    s->driven = false;
     test_must(more, "a step");
+    if (s->again) {
+        s->again = false;
+        sim_storage_restart(s);
+    }
 }
 
 static void start(sim_storage *s)
@@ -134,28 +163,80 @@ static void start(sim_storage *s)
                                     .disk_options = &disk,
                                     .segment_bytes = TEST_SEGMENT_BYTES,
                                     .boot_id = s->boot_id,
-                                    .volume_id = s->volume_id};
+                                    .volume_id = s->volume_id,
+                                    .peers = &s->peer,
+                                    .peer_count = s->peer ? 1 : 0,
+                                    .peer_net = &s->peer_net,
+                                    .in_cluster = s->in_cluster,
+                                    .convert_bytes = (s->peer || s->in_cluster) && !s->convert_bytes
+                                                         ? SIM_CONVERT_BYTES
+                                                         : s->convert_bytes};
+    s->peer_net = (fp_net_options){.world = s->world, .node = s->uri + strlen("sim://")};
     const char *bound;
-    test_must(fp_storagenode_open(&config, &s->node), "opening a storage node");
+    int rc;
+    s->opening = true;
+    while ((rc = fp_storagenode_open(&config, &s->node), s->lost)) {
+        /* Its power has failed meanwhile, and perhaps it was to be restarted meanwhile. */
+        if (!rc)
+            fp_storagenode_close(s->node);
+        s->node = NULL;
+        s->lost = !s->again;
+        s->again = false;
+        if (s->lost)
+            break;
+        config.boot_id = ++s->boot_id;
+    }
+    s->opening = false;
+    if (s->lost)
+        return;
+    test_must(rc, "opening a storage node");
     test_must(fp_storagenode_listen(s->node, s->uri, &net, &bound), "listening");
     fp_sim_set_driver(fp_storagenode_poller(s->node, 0), drive, s);
     fp_disk_sim_set_driver(fp_storagenode_disk(s->node), drive, s);
+    s->serves = true;
     drive(s); /* begins what opening has submitted */
 }
 
-void sim_storage_open(sim_storage *s, fp_sim_world *world, unsigned number)
+void sim_storage_open_converting(sim_storage *s, fp_sim_world *world, unsigned number,
+                                 uint64_t convert_bytes)
 {
     static const fp_disk_sim_config plain = {0};
-    *s = (sim_storage){.world = world, .boot_id = number * 1000 + 1, .volume_id = number + 1};
+    *s = (sim_storage){.world = world,
+                       .boot_id = number * 1000 + 1,
+                       .volume_id = number + 1,
+                       .convert_bytes = convert_bytes};
     snprintf(s->uri, sizeof s->uri, "sim://storage%u", number);
     test_must(fp_disk_medium_open(world, &plain, &s->medium), "a medium");
     start(s);
 }
 
+void sim_storage_open(sim_storage *s, fp_sim_world *world, unsigned number)
+{
+    sim_storage_open_converting(s, world, number, 0);
+}
+
 void sim_storage_close(sim_storage *s)
 {
+    s->serves = false;
     fp_storagenode_close(s->node);
     fp_disk_medium_close(s->medium);
+}
+
+void sim_storage_step(sim_storage *s)
+{
+    if (s->serves && !s->lost)
+        drive(s);
+}
+
+void sim_storage_lose_volume(sim_storage *s)
+{
+    static const fp_disk_sim_config plain = {0};
+    s->serves = false;
+    fp_storagenode_close(s->node);
+    s->node = NULL;
+    fp_disk_medium_close(s->medium);
+    s->volume_id += 1000;
+    test_must(fp_disk_medium_open(s->world, &plain, &s->medium), "a medium");
 }
 
 void sim_storage_crash(void *arg)
@@ -168,8 +249,15 @@ void sim_storage_crash(void *arg)
 
 void sim_storage_restart(sim_storage *s)
 {
+    if (s->opening || s->driven) { /* by a caller of ours: it comes back to this */
+        s->again = true;
+        return;
+    }
+    s->serves = false;
     fp_storagenode_close(s->node);
+    s->node = NULL;
     s->boot_id++;
+    s->paused_until_ns = 0;
     s->lost = false;
     start(s);
 }

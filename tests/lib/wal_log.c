@@ -135,6 +135,15 @@ int wal_open(fp_disk *disk, const fp_wal_options *options, fp_wal **wal)
     return rc;
 }
 
+int wal_restart(fp_disk *disk, const fp_wal_options *options)
+{
+    REQUEST;
+    fp_wal *wal = NULL;
+    int rc = wait_for(disk, fp_wal_restart(disk, options, &req, &wal), &req);
+    fp_wal_free(wal);
+    return rc;
+}
+
 int wal_append(fp_disk *disk, fp_wal *wal, uint64_t upto)
 {
     REQUEST;

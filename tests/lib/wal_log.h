@@ -32,6 +32,7 @@ void wal_log_land(const wal_log *log, void *ring, size_t ring_bytes, uint64_t fr
 
 /* *wal is NULL if it could not be opened. */
 int wal_open(fp_disk *disk, const fp_wal_options *options, fp_wal **wal);
+int wal_restart(fp_disk *disk, const fp_wal_options *options);
 int wal_append(fp_disk *disk, fp_wal *wal, uint64_t upto);
 int wal_fence(fp_disk *disk, fp_wal *wal, uint64_t epoch);
 int wal_seal(fp_disk *disk, fp_wal *wal);

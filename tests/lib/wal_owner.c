@@ -235,7 +235,7 @@ void open_owner(run *r, unsigned index)
     }
 }
 
-void close_owner(owner *o)
+void wal_owner_close(owner *o)
 {
     for (unsigned k = 0; k < REQUESTS; k++)
         free(o->slots[k].buffer);

@@ -61,7 +61,7 @@ typedef struct run {
 uint64_t wal_draw(run *r, uint64_t below);
 uint64_t wal_now(const run *r); /* 0 without a world */
 void open_owner(run *r, unsigned index);
-void close_owner(owner *o);
+void wal_owner_close(owner *o);
 /* Of a WAL that has just been opened: everything acknowledged is there and nothing else. */
 void check_all(owner *o);
 /* What happens to a log when its WAL is opened again: a new owner's goes on where the WAL ends; the old one goes on

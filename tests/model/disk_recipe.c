@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "tests/lib/disk_scope.h"
+#include "tests/lib/seeds.h"
 
 enum { BLOCK = FP_DISK_ALIGN, BLOCKS_MAX = 5, WRITERS = 6, CRASHES = 6, SEEDS = 300 };
 
@@ -151,9 +152,11 @@ static void live(run *r, uint64_t lifetime_ns)
         recover(r, &r->writers[i]);
 }
 
-/* How many versions were acknowledged; *hash tells this run from others. */
-static unsigned run_seed(uint64_t *hash)
+static uint64_t acknowledged;
+
+static uint64_t run_seed(uint64_t number)
 {
+    seed = number;
     run *r = calloc(1, sizeof *r);
     CHECK(r);
     CHECK(!fp_sim_world_open(seed, &(fp_sim_config){0}, &r->world));
@@ -174,30 +177,22 @@ static unsigned run_seed(uint64_t *hash)
         uint64_t lifetime = 100000 + seed * 7919 % 97 * 50000 / (i + 1);
         live(r, lifetime);
     }
-    *hash = fp_sim_trace_hash(r->world);
-    unsigned acknowledged = r->acknowledged;
+    uint64_t hash = fp_sim_trace_hash(r->world);
+    acknowledged += r->acknowledged;
     for (unsigned i = 0; i < WRITERS; i++)
         free(r->writers[i].data);
     fp_disk_close(r->disk);
     fp_disk_medium_close(r->medium);
     fp_sim_world_close(r->world);
     free(r);
-    return acknowledged;
+    return hash;
 }
 
 int main(void)
 {
-    const char *given = getenv("SEED");
-    uint64_t first = given ? strtoull(given, NULL, 10) : 1, last = given ? first : SEEDS;
-    uint64_t acknowledged = 0, hash, again;
-    for (seed = first; seed <= last; seed++) {
-        acknowledged += run_seed(&hash);
-        if (seed % 50 == 0) {
-            run_seed(&again);
-            CHECK(hash == again);
-        }
-    }
+    const test_seeds seeds = {.all = SEEDS, .quick = SEEDS, .twice = 50};
+    bool all = test_seeds_run(&seeds, run_seed);
     printf("%llu versions acknowledged\n", (unsigned long long)acknowledged);
-    CHECK(given || acknowledged > 1000);
+    CHECK(!all || acknowledged > 1000);
     return 0;
 }

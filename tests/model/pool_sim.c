@@ -14,6 +14,7 @@
 
 #include "common/error.h"
 #include "common/log.h"
+#include "tests/lib/seeds.h"
 #include "tests/lib/simpool.h"
 #include "tests/lib/testnode.h"
 
@@ -433,16 +434,9 @@ static uint64_t run_seed(uint64_t seed)
 
 int main(void)
 {
-    alarm(300); /* a hang fails */
+    const test_seeds seeds = {.all = SEEDS, .quick = SEEDS_QUICK, .twice = 20};
     fp_log_set_level(FP_LOG_ERROR);
-    const char *text = getenv("SEED");
-    uint64_t first = text ? strtoull(text, NULL, 10) : 1;
-    uint64_t last = text ? first : getenv("FARPOOL_TEST_QUICK") ? SEEDS_QUICK : SEEDS;
-    for (uint64_t seed = first; seed <= last; seed++) {
-        uint64_t hash = run_seed(seed);
-        if (text || seed % 20 == 0)
-            CHECK(run_seed(seed) == hash);
-    }
+    test_seeds_run(&seeds, run_seed);
     printf("%llu pages read, %llu operations failed, %llu pages evicted, %llu prefetched\n",
            (unsigned long long)reads, (unsigned long long)failures, (unsigned long long)evictions,
            (unsigned long long)prefetched);

@@ -9,10 +9,13 @@
 #include <string.h>
 
 #include "common/error.h"
+#include "common/greet.h"
 #include "common/log.h"
 #include "common/net/sim.h"
 #include "common/wire.h"
 #include "memnode/server.h"
+#include "tests/lib/secret.h"
+#include "tests/lib/seeds.h"
 
 enum { SEEDS = 500, REQUESTS = 60 };
 
@@ -27,6 +30,7 @@ enum { SEEDS = 500, REQUESTS = 60 };
 
 static fp_msg msg;
 static uint64_t answered, lost;
+static fp_auth *secret;
 
 static void drive(void *node)
 {
@@ -72,7 +76,7 @@ static uint64_t random_request(uint64_t *random)
     return r;
 }
 
-static uint64_t run(uint64_t seed)
+static uint64_t run_seed(uint64_t seed)
 {
     fp_sim_config config = {.loss_per_million = 20000};
     fp_sim_world *world;
@@ -82,7 +86,11 @@ static uint64_t run(uint64_t seed)
     const char *bound;
     CHECK(fp_sim_world_open(seed, &config, &world) == 0);
     fp_net_options options = {.world = world};
+    fp_greet greet;
+    int greeting = 0; /* 1: what is next is a message of the handshake */
+    const fp_auth *auth = seed % 3 ? secret : NULL; /* whose nonces must change nothing */
     fp_memnode_config memory = {.name = "node",
+                                .auth = auth,
                                 .memory_bytes = 24 << 20,
                                 .extent_order = 10,
                                 .numa_node = -1,
@@ -98,16 +106,20 @@ static uint64_t run(uint64_t seed)
         if (!conn) {
             CHECK(fp_net_connect(poller, "sim://node", &conn) == 0);
             memset(&msg, 0, sizeof msg);
-            msg.type = FP_MSG_HELLO;
-            strcpy(msg.text, "model");
-        } else {
+            CHECK(fp_greet_begin(&greet, auth, "model", &msg) == 0);
+            greeting = 1;
+        } else if (!greeting) {
             random_request(&random);
         }
         if (ask(seed, poller, conn)) {
             lost++;
             fp_net_conn_close(conn);
             conn = NULL;
+            greeting = 0;
         } else {
+            if (greeting)
+                greeting = fp_greet_take(&greet, &msg);
+            CHECK(greeting >= 0);
             answered++;
         }
     }
@@ -126,18 +138,12 @@ static uint64_t run(uint64_t seed)
 
 int main(void)
 {
+    const test_seeds seeds = {.all = SEEDS, .quick = SEEDS, .twice = 50};
     fp_log_set_level(FP_LOG_ERROR);
-    const char *text = getenv("SEED");
-    if (text) {
-        uint64_t seed = strtoull(text, NULL, 10);
-        CHECK(run(seed) == run(seed));
-    } else {
-        for (uint64_t seed = 1; seed <= SEEDS; seed++) {
-            uint64_t hash = run(seed);
-            CHECK(seed % 50 || run(seed) == hash);
-        }
-    }
+    secret = test_secret(1, "model");
+    test_seeds_run(&seeds, run_seed);
     printf("%llu requests answered, %llu ended with their connection\n",
            (unsigned long long)answered, (unsigned long long)lost);
+    fp_auth_close(secret);
     return 0;
 }

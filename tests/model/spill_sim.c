@@ -1,7 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* test-timeout: 300
- *
- * Shows that a memory node never says of a log that it is on stable media when it is not, that a storage node's WAL
+/* Shows that a memory node never says of a log that it is on stable media when it is not, that a storage node's WAL
  * is always the beginning of the log that its owners have committed, and that everything is spilled when nothing
  * goes wrong any more.
  *
@@ -24,6 +22,7 @@
 #include "tests/lib/disk_scope.h"
 #include "tests/lib/require.h"
 #include "tests/lib/ring_owner.h"
+#include "tests/lib/seeds.h"
 #include "tests/lib/testnode.h"
 #include "tests/lib/teststorage.h"
 
@@ -492,18 +491,10 @@ static uint64_t run_seed(uint64_t seed)
 
 int main(void)
 {
-    alarm(280); /* a hang fails */
+    const test_seeds seeds = {.all = SEEDS, .quick = SEEDS_QUICK, .twice = 50};
     if (!getenv("VERBOSE"))
         fp_log_set_level(FP_LOG_ERROR);
-    const char *text = getenv("SEED"), *seeds = getenv("SEEDS");
-    uint64_t first = text ? strtoull(text, NULL, 10) : 1;
-    uint64_t some = getenv("FARPOOL_TEST_QUICK") ? SEEDS_QUICK : SEEDS;
-    uint64_t more = seeds ? strtoull(seeds, NULL, 10) : text ? 1 : some;
-    for (uint64_t seed = first; seed < first + more; seed++) {
-        uint64_t hash = run_seed(seed);
-        if (seed % 50 == 0)
-            CHECK(hash == run_seed(seed));
-    }
+    test_seeds_run(&seeds, run_seed);
     printf("%" PRIu64 " KiB of log committed, %" PRIu64 " laps, %" PRIu64 " owners, %" PRIu64
            " power failures, %" PRIu64 " spillers died\n",
            count.bytes >> 10, count.laps, count.owners, count.powers, count.deaths);

@@ -1,7 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* test-timeout: 300
- *
- * Shows that WALs on a simulated disk never lose what they acknowledged, nor invent anything: several of them are
+/* Shows that WALs on a simulated disk never lose what they acknowledged, nor invent anything: several of them are
  * appended to, fenced, trimmed and read while requests fail, space runs out and the power fails at any moment, also
  * in the midst of opening. An owner has its whole log in memory and knows every LSN that was acknowledged. Prints the
  * seed that fails; SEED=n runs that one. The same without faults, ended by the process's death or in order, is done
@@ -12,6 +10,7 @@
 #include <unistd.h>
 
 #include "common/error.h"
+#include "tests/lib/seeds.h"
 #include "tests/lib/wal_owner.h"
 
 enum {
@@ -140,8 +139,9 @@ static void live(run *r, uint64_t lifetime_ns)
 
 static uint64_t totals[3];
 
-static uint64_t run_seed(void)
+static uint64_t run_seed(uint64_t seed)
 {
+    wal_seed = seed;
     run *r = calloc(1, sizeof *r);
     CHECK(r);
     r->random = wal_seed * 0x9e3779b97f4a7c15 + 1;
@@ -163,7 +163,7 @@ static uint64_t run_seed(void)
     fp_disk_close(r->disk);
     for (unsigned i = 0; i < WALS; i++) {
         fp_wal_free(r->owners[i].wal);
-        close_owner(&r->owners[i]);
+        wal_owner_close(&r->owners[i]);
     }
     fp_disk_medium_close(r->medium);
     fp_sim_world_close(r->world);
@@ -232,23 +232,18 @@ static void run_for_real(void)
         remove_directory(&r, dir);
     }
     for (unsigned i = 0; i < WALS; i++)
-        close_owner(&r.owners[i]);
+        wal_owner_close(&r.owners[i]);
 }
 
 int main(void)
 {
-    const char *given = getenv("SEED");
-    uint64_t first = given ? strtoull(given, NULL, 10) : 1, last = given ? first : SEEDS;
-    for (wal_seed = first; wal_seed <= last; wal_seed++) {
-        uint64_t hash = run_seed();
-        if (wal_seed % 50 == 0)
-            CHECK(hash == run_seed());
-    }
+    const test_seeds seeds = {.all = SEEDS, .quick = SEEDS, .twice = 50};
+    bool all = test_seeds_run(&seeds, run_seed);
     printf("%llu appends acknowledged, %llu power failures, %llu requests failed\n",
            (unsigned long long)totals[0], (unsigned long long)totals[1],
            (unsigned long long)totals[2]);
-    if (!given)
+    if (all)
         run_for_real();
-    CHECK(given || (totals[0] > 10000 && totals[1] > 500 && totals[2] > 500));
+    CHECK(!all || (totals[0] > 10000 && totals[1] > 500 && totals[2] > 500));
     return 0;
 }

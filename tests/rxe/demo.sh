@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Shows the demo over verbs:// in the VM, in both mappings: every record comes back, the memory nodes' CPUs touch
+# Shows `farpool demo` over verbs:// in the VM, in both mappings: every record comes back, the memory nodes' CPUs touch
 # none of it, and no acknowledged write is lost when processes are killed. Small data: processors are emulated there.
 # test-timeout: 700
 set -euo pipefail
@@ -14,7 +14,8 @@ for mapping in frames vm; do
         truncate -s 1g /dev/shm/disk
         mkfs.ext4 -q /dev/shm/disk
         mount -o loop /dev/shm/disk /run/disk
-        TMPDIR=/run/disk exec scripts/demo "$1" --mapping "$2" --seconds 1 -q -o json
+        TMPDIR=/run/disk exec "$FARPOOL_BUILD/farpool" demo "$1" --transport verbs --host 10.77.0.1 --mapping "$2" \
+            --seconds 1 -q -o json
     ' bash "$dir/tsv" "$mapping" >"$dir/out"
     python3 - "$dir/out" <<'P'
 import json, sys

@@ -6,7 +6,6 @@
 # `ip link set d0 down` is no silence but an error of the sender's device at once.
 # First the memory node's link goes down (silence) and comes back, then the pool's own goes down for good: rxe's own
 # queue pair for the connection manager may not survive that.
-# test-timeout: 300
 set -euo pipefail
 if [ "${1-}" = inside ]; then # in both VMs: the wire's interface and an RDMA device on it
     address=$2

@@ -133,15 +133,26 @@ static void some_are_slow_or_fail(void **state)
     close_volume(&v);
 }
 
+static void nothing(fp_disk_req *req) { (void)req; }
+
 /* The n-th request of each kind, once; what it was about is in the message. */
 static void each_kind_fails_when_told_to(void **state)
 {
     (void)state;
-    static const char *const words[FP_DISK_KINDS] = {
-        "open of 'data'", "close of 'data'", "read of 'data'",        "write of 'data'",
-        "allocate of",    "truncate of",     "size of 'data'",        "sync of 'data'",
-        "rename of",      "unlink of",       "sync of the directory", "list: ",
-        "nothing"};
+    static const char *const words[FP_DISK_KINDS] = {"open of 'data'",
+                                                     "close of 'data'",
+                                                     "read of 'data'",
+                                                     "write of 'data'",
+                                                     "allocate of",
+                                                     "truncate of",
+                                                     "size of 'data'",
+                                                     "sync of 'data'",
+                                                     "rename of",
+                                                     "unlink of",
+                                                     "sync of the directory",
+                                                     "list: ",
+                                                     "nothing",
+                                                     "work"};
     for (int kind = 0; kind < FP_DISK_KINDS; kind++) {
         volume v;
         open_volume(&v, 1, NULL);
@@ -150,6 +161,7 @@ static void each_kind_fails_when_told_to(void **state)
         fp_disk_req req = {.kind = (enum fp_disk_kind)kind,
                            .mode = FP_DISK_EXISTING,
                            .buffer = v.memory,
+                           .work = nothing,
                            .len = BLOCK,
                            .size = BLOCK};
         bool by_name = kind == FP_DISK_OPEN || kind == FP_DISK_RENAME || kind == FP_DISK_UNLINK;

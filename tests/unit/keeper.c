@@ -40,7 +40,10 @@ typedef struct world {
     uint64_t values[PAGES]; /* committed */
     uint64_t random;
     bool spilling, has_storage;
-    uint8_t *log; /* what was spilled: the same whichever ring it is taken from */
+    bool one_volume;  /* all rings are spilled to it */
+    uint32_t still;   /* bits: rings that nobody spills meanwhile */
+    bool left_behind; /* so that they may lack log that is gone */
+    uint8_t *log;     /* what was spilled: the same whichever ring it is taken from */
     uint64_t spilled[NODES], most;
 } world;
 
@@ -82,15 +85,18 @@ static void spill(void *arg)
         if (!ring)
             continue;
         memcpy(&owner, ring, sizeof owner);
-        if (!fp_ring_owner_is_valid(&owner, 1))
+        if (!fp_ring_owner_is_valid(&owner, 1) || w->still >> i & 1)
             continue;
+        if (w->left_behind && owner.start > w->spilled[i])
+            w->spilled[i] = owner.start; /* from others */
         assert_true(owner.start <= w->spilled[i]);
         assert_true(owner.durable <= LOG_MAX);
         /* A ring that lags has less than is durable; in this world none does for long. */
         take(w, ring, w->spilled[i], owner.durable);
         w->spilled[i] = owner.durable;
         w->most = owner.durable > w->most ? owner.durable : w->most;
-        fp_ring_node line = {.partition = 1, .volume = 7 + i, .spilled = owner.durable};
+        fp_ring_node line = {
+            .partition = 1, .volume = w->one_volume ? 7 : 7 + i, .spilled = owner.durable};
         fp_ring_node_seal(&line);
         memcpy(ring + FP_RING_NODE_AT, &line, sizeof line);
     }
@@ -108,7 +114,7 @@ static void open_as(world *w, const char *name, uint64_t epoch)
     sim_partition_options(&w->sim, epoch, &options);
     options.log_copies = NODES;
     options.log_ring_bytes = RING_BYTES;
-    options.storage_quorum = 2;
+    options.storage_quorum = w->one_volume ? 1 : 2;
     /* With one, whom nobody asks here, pages move away from memory nodes that are gone. */
     static const char *const nobody[] = {"sim://nobody:1"};
     options.storagenodes = nobody;
@@ -117,11 +123,12 @@ static void open_as(world *w, const char *name, uint64_t epoch)
     test_must(farpool_partition_open(w->pool, &options, &w->part), "opening");
 }
 
-static int set_up_world(void **state, bool has_storage)
+static int set_up_world(void **state, bool has_storage, bool one_volume)
 {
     world *w = calloc(1, sizeof *w);
     REQUIRE(w);
     w->has_storage = has_storage;
+    w->one_volume = one_volume;
     fp_sim_config config = {.torn = true, .late = true};
     w->random = test_seed(20261121);
     w->log = malloc(LOG_MAX);
@@ -143,8 +150,9 @@ static int set_up_world(void **state, bool has_storage)
     return 0;
 }
 
-static int set_up(void **state) { return set_up_world(state, false); }
-static int set_up_with_storage(void **state) { return set_up_world(state, true); }
+static int set_up(void **state) { return set_up_world(state, false, false); }
+static int set_up_with_storage(void **state) { return set_up_world(state, true, false); }
+static int set_up_one_volume(void **state) { return set_up_world(state, false, true); }
 
 static int tear_down(void **state)
 {
@@ -270,6 +278,45 @@ static void a_node_out_of_reach_while_rings_are_full_holds_nobody_up(void **stat
     assert_true(atomic_load(&w->part->redo->rings[1].lost));
 }
 
+static void go_on_with_all(void *arg) { ((world *)arg)->still = 0; }
+
+/* Nobody waits long for one storage node as long as as many as the quorum go on; if fewer do, all wait. */
+static void a_storage_node_that_stands_still_is_left_behind(void **state)
+{
+    world *w = *state;
+    const fp_redo_log *log = w->part->redo;
+    w->still = 1;
+    w->left_behind = true;
+    uint64_t before = fp_sim_now_ns(w->sim.world), until = log_end(w) + 4 * RING_BYTES;
+    while (log_end(w) < until)
+        test_must(change(w, FARPOOL_DURABLE_STORAGE), "change");
+    assert_true(atomic_load(&log->start) > w->spilled[0]);
+    assert_true(fp_sim_now_ns(w->sim.world) - before < 10000000000ull);
+    w->still = 3;
+    before = fp_sim_now_ns(w->sim.world);
+    until = log_end(w) + 2 * RING_BYTES;
+    fp_sim_at(w->sim.world, before + 5000000000ull, go_on_with_all, w);
+    while (log_end(w) < until)
+        test_must(change(w, FARPOOL_DURABLE_MEMORY), "change");
+    assert_true(fp_sim_now_ns(w->sim.world) - before >= 5000000000ull);
+    compare_all(w);
+}
+
+/* What the volume has said to one memory node it has, also when that is lost and the others have not heard of it. */
+static void what_a_volume_has_counts_for_all_rings(void **state)
+{
+    world *w = *state;
+    w->still = 3;
+    w->left_behind = true;
+    uint64_t until = log_end(w) + 4 * RING_BYTES;
+    while (log_end(w) < until)
+        test_must(change(w, FARPOOL_DURABLE_STORAGE), "change");
+    fp_sim_cut(w->sim.world, "owner", w->sim.uris[2] + strlen("sim://"));
+    fp_sim_at(w->sim.world, fp_sim_now_ns(w->sim.world) + 2000000000ull, go_on_with_all, w);
+    test_must(change_of(w, 0, FARPOOL_DURABLE_STORAGE), "change");
+    assert_true(atomic_load(&w->part->redo->rings[2].lost));
+}
+
 static void storage_durability_is_waited_for(void **state)
 {
     world *w = *state;
@@ -310,6 +357,10 @@ int main(void)
         cmocka_unit_test_setup_teardown(full_rings_make_commits_wait, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_node_out_of_reach_while_rings_are_full_holds_nobody_up,
                                         set_up_with_storage, tear_down),
+        cmocka_unit_test_setup_teardown(a_storage_node_that_stands_still_is_left_behind, set_up,
+                                        tear_down),
+        cmocka_unit_test_setup_teardown(what_a_volume_has_counts_for_all_rings, set_up_one_volume,
+                                        tear_down),
         cmocka_unit_test_setup_teardown(storage_durability_is_waited_for, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_checkpoint_waits_for_whoever_works_on_a_page, set_up,
                                         tear_down),

@@ -142,6 +142,34 @@ static void higher_epoch_cuts_off_and_keeps_the_slab(void **state)
     disconnect(&new);
 }
 
+/* An owner who goes on under a higher epoch says under which one it holds what there is. */
+static void who_is_no_owner_any_more_does_not_go_on(void **state)
+{
+    (void)state;
+    client owner, other;
+    connect_client(&owner);
+    connect_client(&other);
+    fp_msg on = {.type = FP_MSG_GRANT, .partition = 5, .epoch = 12, .bytes = 1, .held = 10};
+    assert_int_equal(ask(&owner, on), FARPOOL_E_NOTFOUND); /* the node has forgotten it */
+    assert_int_equal(grant(&owner, 5, 10, 1), FP_MSG_EXTENTS);
+    fp_msg ring = {
+        .type = FP_MSG_GRANT, .use = FP_USE_RING, .partition = 5, .epoch = 10, .bytes = 1};
+    assert_int_equal(ask(&owner, ring), FP_MSG_EXTENTS);
+    assert_int_equal(ask(&owner, on), FP_MSG_EXTENTS);
+    ring.epoch = 12;
+    ring.held = 10; /* which went with the slab */
+    assert_int_equal(ask(&owner, ring), FP_MSG_EXTENTS);
+    assert_int_equal(grant(&other, 5, 13, 1), FP_MSG_EXTENTS);
+    disconnect(&owner); /* which was cut off, and comes again */
+    connect_client(&owner);
+    on.epoch = 14;
+    on.held = 12;
+    assert_int_equal(ask(&owner, on), FARPOOL_E_FENCED);
+    assert_int_equal(attach(&other, 5, 13, 0), FP_MSG_EXTENTS); /* nothing has changed */
+    disconnect(&owner);
+    disconnect(&other);
+}
+
 /* The keys of an epoch die with it: neither from a new connection nor from one that knows the partition
  * under its new epoch do they reach the slab, in either direction. */
 /* The log ring and the slab of a partition are under one epoch: whoever takes one has taken both. */
@@ -347,6 +375,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(refusals_say_why, setup, teardown),
         cmocka_unit_test_setup_teardown(higher_epoch_cuts_off_and_keeps_the_slab, setup, teardown),
         cmocka_unit_test_setup_teardown(a_ring_goes_with_its_partition, setup, teardown),
+        cmocka_unit_test_setup_teardown(who_is_no_owner_any_more_does_not_go_on, setup, teardown),
         cmocka_unit_test_setup_teardown(keys_die_with_their_epoch, setup, teardown),
         cmocka_unit_test_setup_teardown(an_old_owner_does_not_come_back_after_a_release, setup,
                                         teardown),

@@ -13,6 +13,7 @@
 
 #include <cmocka.h>
 
+#include "memnode/server.h"
 #include "tests/lib/testnode.h"
 
 enum { NODES = 3, NODE_BYTES = 64 << 20, POOL_BYTES = 1 << 20, RING_BYTES = 8 << 20 };
@@ -416,6 +417,38 @@ static void a_log_keeps_its_shape(void **state)
     test_pool_close(pool, part);
 }
 
+static uint64_t granted_by(unsigned node)
+{
+    fp_memnode_usage usage;
+    fp_memnode_usage_get(test_node_hold(nodes[node]), &usage);
+    test_node_let_go(nodes[node]);
+    return usage.bytes_granted;
+}
+
+/* One node refuses the attempt: the others keep what they have, for it may be nowhere else. */
+static void an_attempt_in_vain_leaves_slabs(void **state)
+{
+    (void)state;
+    farpool_pool *pool = open_pool(FARPOOL_MAPPING_FRAMES);
+    farpool_partition *part;
+    assert_int_equal(try_open(pool, 1, NODES, false, &part), 0);
+    farpool_pid pid = new_page(part, 0);
+    assert_int_equal(commit_one(part, pid, 1), 0);
+    assert_int_equal(farpool_partition_close(part), 0);
+    uint64_t before[NODES];
+    for (unsigned i = 0; i < NODES; i++)
+        before[i] = granted_by(i);
+    /* Somebody else comes to nothing as well, and one node knows his epoch. */
+    assert_int_not_equal(
+        test_partition_open(pool, &uris[2], 1, 9, true, 1, RING_BYTES, 24 << 20, &part), 0);
+    assert_int_equal(try_open(pool, 5, NODES, true, &part), FARPOOL_E_FENCED);
+    for (unsigned i = 0; i < 2; i++)
+        assert_int_equal(granted_by(i), before[i]);
+    assert_int_equal(try_open(pool, 10, NODES, true, &part), 0);
+    assert_int_equal(byte_of(part, pid, 0), 1);
+    test_pool_close(pool, part);
+}
+
 static void nonsense_is_refused(void **state)
 {
     (void)state;
@@ -452,6 +485,7 @@ int main(void)
         T(a_minority_of_rings_may_be_lost),
         T(a_full_ring_refuses),
         T(a_log_keeps_its_shape),
+        T(an_attempt_in_vain_leaves_slabs),
         T(nonsense_is_refused),
     };
 #undef T

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Shows that the simulated network repeats itself for the same seed, tears what may be torn, and completes every
- * operation once whatever is lost, cut off or crashed. */
+ * operation once whatever is lost, cut off or crashed; and that each node has a clock of its own. */
 #include "common/net/sim.h"
 
 #include <setjmp.h>
@@ -198,6 +198,58 @@ static void a_reset_before_the_accept_is_ours_alone(void **state)
     pair_close(&p);
 }
 
+/* What is asked for is done; that it was is not heard of. Those who only hear find out when they say something. */
+static void a_cut_one_way_loses_answers(void **state)
+{
+    (void)state;
+    fp_sim_config config = {0};
+    pair p;
+    fp_net_event event;
+    pair_open(&p, 3, &config);
+    memset(p.mem[0].addr, 7, 4096);
+    fp_net_op op = op_write(&p, 4096, 5);
+    fp_sim_cut_one_way(p.world, "server", "client");
+    assert_int_equal(fp_net_post(p.conns[0], &op, 1), 0);
+    assert_int_equal(fp_net_poll(p.pollers[0], &event, 1, 10), 1);
+    assert_int_equal(event.status, FARPOOL_E_NODE);
+    assert_int_equal(event.cookie, 5);
+    assert_int_equal(((const char *)p.mem[1].addr)[4095], 7);
+    assert_int_equal(fp_net_poll(p.pollers[1], &event, 1, 10), 0);
+    fp_net_op answer = {
+        .kind = FP_NET_SEND, .sge = {{p.mem[1].addr, 64, p.mrs[1]}}, .sge_count = 1};
+    assert_int_equal(fp_net_post(p.conns[1], &answer, 1), 0);
+    assert_int_equal(fp_net_poll(p.pollers[1], &event, 1, 10), 1);
+    assert_int_equal(event.status, FARPOOL_E_NODE);
+    fp_conn *again;
+    assert_int_equal(fp_net_connect(p.pollers[0], "sim://server", &again), FARPOOL_E_NODE);
+    fp_sim_heal(p.world);
+    assert_int_equal(fp_net_connect(p.pollers[0], "sim://server", &again), 0);
+    fp_net_conn_close(again);
+    pair_close(&p);
+}
+
+/* Of one node, whose nets may be opened later. */
+static void clocks_jump_and_stand_still(void **state)
+{
+    (void)state;
+    enum { MS = 1000000 };
+    fp_sim_config config = {0};
+    pair p;
+    fp_net_event event;
+    pair_open(&p, 3, &config);
+    fp_sim_move_clock(p.world, "client", 3600000ll * MS);
+    uint64_t begin = fp_net_now_ns(p.nets[0]);
+    assert_int_equal(begin - fp_net_now_ns(p.nets[1]), 3600000ull * MS);
+    assert_int_equal(fp_net_now_ns(p.nets[1]), fp_sim_now_ns(p.world));
+    fp_sim_move_clock(p.world, "client", -10 * MS);
+    assert_int_equal(fp_net_poll(p.pollers[1], &event, 1, 4), 0);
+    assert_int_equal(fp_net_now_ns(p.nets[0]), begin);
+    assert_int_equal(fp_net_poll(p.pollers[1], &event, 1, 10), 0);
+    assert_int_equal(fp_net_now_ns(p.nets[0]) - begin, 4 * MS);
+    assert_int_equal(fp_sim_clock_ns(p.world, "client"), fp_net_now_ns(p.nets[0]));
+    pair_close(&p);
+}
+
 static void access_is_checked(void **state)
 {
     (void)state;
@@ -222,6 +274,8 @@ int main(void)
         cmocka_unit_test(writes_are_torn),
         cmocka_unit_test(a_crash_and_a_cut_are_noticed),
         cmocka_unit_test(a_reset_before_the_accept_is_ours_alone),
+        cmocka_unit_test(a_cut_one_way_loses_answers),
+        cmocka_unit_test(clocks_jump_and_stand_still),
         cmocka_unit_test(access_is_checked),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -23,11 +23,12 @@
 #include "common/redo.h"
 #include "memnode/spill_inside.h"
 #include "tests/lib/disk_scope.h"
+#include "tests/lib/logclient.h"
 #include "tests/lib/nodeclient.h"
 #include "tests/lib/ring_owner.h"
 #include "tests/lib/teststorage.h"
 
-enum { LOG_BYTES = 256 << 10, RING_EXTENT_BYTES = 100 << 10, WAIT_NS = 1000000000, WAIT_S = 20 };
+enum { LOG_BYTES = 256 << 10, RING_EXTENT_BYTES = 100 << 10, WAIT_NS = 1000000000, WAIT_S = 60 };
 
 static char volume[256];
 static test_storage *storage;
@@ -421,6 +422,34 @@ static void an_old_owners_ring_waits_for_the_new_one(void **state)
     ring_owner_close(&o);
 }
 
+/* A storage node that had the log has dropped it, and is wanted again: whoever appended there makes it anew from its
+ * beginning, under the epoch of the frame that he has next. */
+static void a_log_made_anew_takes_what_is_of_owners_before(void **state)
+{
+    (void)state;
+    ring_owner o;
+    logclient c;
+    fp_spill *spill = spiller();
+    ring_owner_open(&o, 5, 1, LOG_BYTES, RING_EXTENT_BYTES);
+    ring_owner_grow(&o, 3000, 500);
+    o.epoch = 9;
+    ring_owner_frame(&o, 0, 0);
+    ring_owner_grow(&o, 3000, 500);
+    assert_int_equal(logclient_open(&c, uri, NULL), 0);
+    fp_msg open = {.type = FP_MSG_WAL_OPEN,
+                   .partition = 5,
+                   .epoch = 9,
+                   .bytes = 4096,
+                   .lsn = FP_REDO_LSN_FIRST};
+    assert_int_equal(logclient_ask(&c, open), FP_MSG_WAL_STATE);
+    logclient_close(&c);
+    add(spill, &o, 0);
+    until(spill, &o, 0, o.durable);
+    fp_spill_close(spill);
+    wal_is(&o, o.durable);
+    ring_owner_close(&o);
+}
+
 static void a_gap_is_reported(void **state)
 {
     (void)state;
@@ -608,7 +637,7 @@ static void a_storage_node_is_not_trusted(void **state)
     const char *bound;
     storage_stop(); /* it lies at its address */
     l = (liar){.random = test_seed(1), .o = &o};
-    assert_int_equal(fp_server_open(&l.server, &ops, &l, "liar", 1), 0);
+    assert_int_equal(fp_server_open(&l.server, &ops, &l, "liar", 1, NULL), 0);
     assert_int_equal(fp_server_listen(&l.server, uri, NULL, &bound), 0);
     ring_owner_open(&o, 5, 1, LOG_BYTES, RING_EXTENT_BYTES);
     o.epoch = 3;
@@ -634,6 +663,105 @@ static void a_storage_node_is_not_trusted(void **state)
 /* ---- all together ---------------------------------------------------------------------------- */
 
 /* As a compute node does it. */
+static bool is_spilled_nowhere(const ring_owner *o)
+{
+    fp_ring_node line;
+    fp_racy_copy(&line, ring_owner_place(o, 0, FP_RING_NODE_AT), sizeof line);
+    return fp_ring_node_is_valid(&line, o->log.partition) && !line.volume && line.worthless;
+}
+
+/* The first has some of the log, and others go on without it. */
+static void another_storage_node_takes_its_place(void **state)
+{
+    (void)state;
+    ring_owner o;
+    char first[FP_NET_URI_MAX], reached[FP_NET_URI_MAX], other_volume[256];
+    fp_ring_node line;
+    fp_spill *spill = spiller();
+    assert_int_equal(fp_spill_start(spill), 0);
+    ring_owner_open(&o, 5, 1, LOG_BYTES, RING_EXTENT_BYTES);
+    add(spill, &o, 0);
+    ring_owner_grow(&o, 20000, 700);
+    until(NULL, &o, 0, o.durable);
+    strcpy(first, uri);
+    fp_spill_reached(spill, reached);
+    assert_string_equal(reached, first);
+
+    test_storage *before = storage;
+    test_volume_make(other_volume);
+    storage = test_storage_start(scheme, other_volume);
+    strcpy(uri, test_storage_uri(storage));
+    fp_spill_target(spill, uri);
+    /* Until it is heard of, the line says so: the owner lets go of nothing. */
+    while (ring_owner_node(&o, 0, &line) && line.volume == test_storage_volume_id(before))
+        go_on(NULL);
+    until(NULL, &o, 0, o.durable);
+    fp_spill_reached(spill, reached);
+    assert_string_equal(reached, uri);
+    ring_owner_grow(&o, 20000, 700);
+    until(NULL, &o, 0, o.durable);
+
+    /* Nowhere: nobody waits for that. Rings that come then say nothing. */
+    fp_spill_usage usage;
+    ring_owner fresh;
+    fp_spill_target(spill, NULL);
+    ring_owner_open(&fresh, 6, 1, LOG_BYTES, RING_EXTENT_BYTES);
+    while (!is_spilled_nowhere(&o))
+        go_on(NULL);
+    add(spill, &fresh, 0);
+    ring_owner_grow(&o, 1000, 700);
+    ring_owner_grow(&fresh, 1000, 700);
+    idle(NULL, 50);
+    fp_spill_reached(spill, reached);
+    assert_string_equal(reached, "");
+    fp_spill_usage_get(spill, &usage);
+    assert_true(usage.lag == 0 && usage.gaps == 0);
+    assert_false(ring_owner_node(&fresh, 0, &line));
+
+    /* And back, while it is away. */
+    test_storage_stop(before);
+    fp_spill_target(spill, first);
+    idle(NULL, 50);
+    fp_spill_target(spill, uri);
+    until(NULL, &o, 0, o.durable);
+    until(NULL, &fresh, 0, fresh.durable);
+    fp_spill_stop(spill);
+    fp_spill_close(spill);
+    storage_stop();
+    test_volume_remove(other_volume);
+    ring_owner_close(&fresh);
+    ring_owner_close(&o);
+}
+
+/* All of it is on the first storage node, and the ring has nothing that could be sent to another one. */
+static void a_log_that_is_quiet_is_told_to_another_storage_node(void **state)
+{
+    (void)state;
+    ring_owner o;
+    char other_volume[256];
+    fp_spill *spill = spiller();
+    ring_owner_open(&o, 5, 1, LOG_BYTES, RING_EXTENT_BYTES);
+    add(spill, &o, 0);
+    ring_owner_grow(&o, 20000, 700);
+    until(spill, &o, 0, o.durable);
+    o.start = o.durable;
+    ring_owner_tell(&o, 0);
+    storage_stop();
+    test_volume_make(other_volume);
+    storage = test_storage_start(scheme, other_volume);
+    fp_spill_target(spill, test_storage_uri(storage));
+    go_on(spill); /* the line says nothing of the first any more */
+    fp_ring_node line;
+    uint64_t deadline = fp_now_ns() + WAIT_S * (uint64_t)WAIT_NS;
+    while (!ring_owner_node(&o, 0, &line) && fp_now_ns() < deadline)
+        go_on(spill);
+    assert_int_equal(spilled(&o, 0), o.durable);
+    fp_spill_close(spill);
+    storage_stop();
+    test_volume_remove(other_volume);
+    ring_owner_close(&o);
+}
+
 static void a_ring_that_is_granted_is_spilled_until_it_is_released(void **state)
 {
     fp_spill *spill = spiller();
@@ -694,11 +822,14 @@ int main(void)
         TEST(a_node_with_nothing_new_does_not_keep_others_out),
         TEST(another_owner_goes_on_with_the_log),
         TEST(an_old_owners_ring_waits_for_the_new_one),
+        TEST(a_log_made_anew_takes_what_is_of_owners_before),
         TEST(a_gap_is_reported),
         TEST(a_frame_may_be_longer_than_a_chunk),
         TEST(lines_that_are_no_lines_are_ignored),
         TEST(a_storage_node_is_not_trusted),
         TEST(many_rings_share_the_connection),
+        TEST(another_storage_node_takes_its_place),
+        TEST(a_log_that_is_quiet_is_told_to_another_storage_node),
         TEST(a_ring_that_is_granted_is_spilled_until_it_is_released),
     };
     int failed = 0;

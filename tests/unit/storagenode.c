@@ -330,6 +330,31 @@ static void test_one_appends(void **state)
     logclient_close(&second);
 }
 
+/* A process that was stopped keeps its connection. Another one asks all the time, and appends in its place. */
+static void test_one_is_silent(void **state)
+{
+    (void)state;
+    logclient first, second;
+    connect_streamer(&first, 1);
+    connect_client(&second);
+    add_frames(5, 1);
+    assert_int_equal(logclient_stream(&first, &owner, owner.end), FP_MSG_WAL_STATE);
+    unsigned asked = 0;
+    do {
+        assert_int_equal(logclient_wal_open(&second, P, 1, FRAME, FIRST), FP_MSG_WAL_STATE);
+        asked++;
+    } while (!second.msg.wal.streaming);
+    assert_true(asked > 10);
+    add_frames(5, 1);
+    assert_int_equal(logclient_stream(&second, &owner, owner.end), FP_MSG_WAL_STATE);
+    logclient_append(&first, owner.end);
+    assert_true(logclient_wait(&first, first.sent));
+    assert_int_equal(first.msg.code, FARPOOL_E_REFUSED);
+    assert_int_equal(logclient_compare(&second, &owner, FIRST), owner.end);
+    logclient_close(&first);
+    logclient_close(&second);
+}
+
 static void test_one_gives_up(void **state)
 {
     (void)state;
@@ -382,6 +407,13 @@ static void test_epochs(void **state)
     fp_rkey key = second.landing;
     assert_int_equal(logclient_wal_open(&second, P, 7, FRAME, FIRST), FP_MSG_WAL_STATE);
     assert_true(second.msg.wal.streaming && second.landing.key == key.key);
+    /* Who was taken over reads no more pages; who is no owner may. */
+    fp_msg get = {.type = FP_MSG_PAGE_GET, .partition = P, .epoch = 6, .pid = 1 << 20};
+    assert_int_equal(logclient_ask(&first, get), FARPOOL_E_FENCED);
+    get.epoch = 7;
+    assert_int_equal(logclient_ask(&first, get), FARPOOL_E_NOTFOUND);
+    get.epoch = 0;
+    assert_int_equal(logclient_ask(&first, get), FARPOOL_E_NOTFOUND);
     logclient_close(&first);
     logclient_close(&second);
 }
@@ -397,6 +429,7 @@ static void test_refusals(void **state)
     assert_int_equal(logclient_wal_open(&c, P, 1, FRAME, 0), FARPOOL_E_INVAL);
     assert_int_equal(logclient_wal_open(&c, P, 1, FRAME, FIRST + 1), FARPOOL_E_INVAL);
     assert_int_equal(logclient_wal_open(&c, P, 1, FRAME, UINT64_MAX - 7), FARPOOL_E_INVAL);
+    assert_int_equal(logclient_wal_open(&c, P, 1ull << 63, FRAME, FIRST), FARPOOL_E_INVAL);
     assert_int_equal(logclient_wal_open(&c, P, 1, FP_REDO_FRAME_BYTES_MAX + 1, FIRST),
                      FARPOOL_E_TOO_BIG);
     assert_int_equal(wal_get(&c), FARPOOL_E_NOTFOUND); /* nothing was made */
@@ -515,6 +548,17 @@ static void test_damage(void **state)
         wal_log_close(&logs[i]);
 }
 
+/* What coordinators are told of the partition. */
+static bool tells_of(const char *words)
+{
+    json_t *actual = fp_storagenode_actual(sim.node);
+    const json_t *first = json_array_get(json_object_get(actual, "partitions"), 0);
+    const char *text = json_string_value(json_object_get(first, "text"));
+    bool found = text && (words[0] ? strstr(text, words) != NULL : !text[0]);
+    json_decref(actual);
+    return found;
+}
+
 /* The device fails once: the WAL is opened again, and the one who appends goes on. */
 static void test_device_fails(void **state)
 {
@@ -526,6 +570,7 @@ static void test_device_fails(void **state)
     for (unsigned round = 0; round < 6; round++) {
         add_frames(5, 1);
         assert_int_equal(logclient_stream(&c, &owner, owner.end), FP_MSG_WAL_STATE);
+        assert_true(tells_of(""));
         add_frames(5, 1);
         bool full = round % 3 == 2;
         fp_disk_sim_fail(sim.medium, round % 3 == 1 ? FP_DISK_SYNC : FP_DISK_WRITE, 1,
@@ -533,6 +578,7 @@ static void test_device_fails(void **state)
         int rc = logclient_stream(&c, &owner, owner.end);
         if (rc != FP_MSG_WAL_STATE) { /* it was not the file of the next segment that failed */
             assert_int_equal(rc, full ? FARPOOL_E_NOSPACE : FARPOOL_E_IO);
+            assert_true(tells_of("an append failed"));
             assert_int_equal(logclient_wal_open(&c, P, 1, FRAME, FIRST), FP_MSG_WAL_STATE);
             assert_int_equal(c.msg.wal.streaming, 1);
             if (c.msg.wal.end < owner.end)
@@ -555,6 +601,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_flood, setup, teardown),
         cmocka_unit_test_setup_teardown(test_gone, setup, teardown),
         cmocka_unit_test_setup_teardown(test_one_appends, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_one_is_silent, setup, teardown),
         cmocka_unit_test_setup_teardown(test_one_gives_up, setup, teardown),
         cmocka_unit_test_setup_teardown(test_epochs, setup, teardown),
         cmocka_unit_test_setup_teardown(test_refusals, setup, teardown),

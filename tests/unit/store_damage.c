@@ -10,6 +10,7 @@
 
 #include <cmocka.h>
 
+#include "common/crc.h"
 #include "storagenode/check.h"
 #include "storagenode/file_format.h"
 #include "tests/lib/page_store.h"
@@ -19,12 +20,6 @@ enum { BLOCK = FP_DISK_ALIGN, PARTITION = 7, NAMES = 64 };
 
 #define MANIFEST "pages-0000000000000007-manifest"
 
-static void append(page_store *s, unsigned frames)
-{
-    page_log_frames(&s->log, 1, frames);
-    assert_int_equal(page_store_append(s), 0);
-}
-
 /* Some images, some deltas and a tail, closed. */
 static page_store begin(void)
 {
@@ -32,19 +27,12 @@ static page_store begin(void)
     page_store_init(&s, disk_begin(NULL), PARTITION, 1);
     s.options.merge_layers = 100;
     assert_int_equal(page_store_open(&s), 0);
-    append(&s, 200);
+    page_store_add(&s, 200);
     assert_int_equal(page_store_flush(&s), 0);
-    append(&s, 100);
+    page_store_add(&s, 100);
     page_store_rest(&s);
     assert_int_equal(page_store_close(&s, true), 0);
     return s;
-}
-
-static void end(page_store *s)
-{
-    assert_int_equal(page_store_close(s, true), 0);
-    disk_end(s->disk);
-    page_store_fini(s);
 }
 
 /* ---- files ----------------------------------------------------------------------------------- */
@@ -187,15 +175,13 @@ static void damaged_layer(page_store *s, const char *name, enum damage damage, i
 {
     uint64_t size;
     uint8_t *good = load(s->disk, name, &size);
-    fp_store_stats stats;
     hurt(s->disk, name, damage, block, other);
     expect_problem(s, name);
     for (int i = 0; i < 2; i++) { /* nothing changes by opening it */
         assert_int_equal(page_store_open(s), 0);
         assert_true(count_corrupt(s, name) > 0);
         assert_int_equal(page_store_flush(s), FARPOOL_E_CORRUPT);
-        fp_store_get_stats(s->store, &stats);
-        assert_int_equal(stats.failed, FARPOOL_E_CORRUPT);
+        assert_int_equal(page_store_stats(s).failed, FARPOOL_E_CORRUPT);
         assert_true(count_corrupt(s, name) > 0);
         assert_int_equal(page_store_close(s, true), 0);
     }
@@ -226,7 +212,7 @@ static void damaged_layers_are_told_of(void **state)
         damaged_layer(&s, files.images[1], damage, -1, NULL); /* the footer */
         damaged_layer(&s, files.deltas[1], damage, -1, NULL);
     }
-    end(&s);
+    page_store_end(&s);
 }
 
 static void damaged_manifests_are_told_of(void **state)
@@ -259,7 +245,47 @@ static void damaged_manifests_are_told_of(void **state)
         assert_int_equal(page_store_close(&s, true), 0);
     }
     free(good);
-    end(&s);
+    page_store_end(&s);
+}
+
+/* What begins at this offset, with its checksum so many bytes behind, is of a later version. */
+static void make_later(uint8_t *bytes, size_t crc_at)
+{
+    uint32_t version = FP_FILE_VERSION + 1;
+    memcpy(bytes + offsetof(fp_footer, version), &version, sizeof version);
+    uint32_t crc = fp_crc32c(0, bytes, crc_at);
+    memcpy(bytes + crc_at, &crc, sizeof crc);
+}
+
+/* It is no damage, so nobody puts something else in its place. */
+static void other_versions_are_left_alone(void **state)
+{
+    (void)state;
+    page_store s = begin();
+    layer_files files = find_layers(s.disk);
+    const char *names[] = {MANIFEST, files.deltas[0], files.images[0]};
+    for (unsigned i = 0; i < 3; i++) {
+        uint64_t size, now;
+        uint8_t *good = load(s.disk, names[i], &size), *later = load(s.disk, names[i], &size);
+        if (i)
+            make_later(later + size - BLOCK, offsetof(fp_footer, crc));
+        for (unsigned copy = 0; !i && copy < FP_MANIFEST_COPIES; copy++)
+            make_later(later + copy * size / FP_MANIFEST_COPIES, offsetof(fp_manifest_header, crc));
+        save(s.disk, names[i], later, size, false);
+        assert_int_equal(page_store_open(&s), FARPOOL_E_UNSUPPORTED);
+        assert_non_null(strstr(farpool_errmsg(), "version"));
+        uint8_t *found = load(s.disk, names[i], &now);
+        assert_int_equal(now, size);
+        assert_memory_equal(found, later, size);
+        free(found);
+        free(later);
+        save(s.disk, names[i], good, size, false);
+        free(good);
+        assert_int_equal(page_store_open(&s), 0);
+        page_store_check_all(&s, 2);
+        assert_int_equal(page_store_close(&s, true), 0);
+    }
+    page_store_end(&s);
 }
 
 static void what_a_crash_leaves_is_removed(void **state)
@@ -289,7 +315,7 @@ static void what_a_crash_leaves_is_removed(void **state)
     assert_int_equal(disk_unlink(s.disk, "other"), 0); /* somebody else's */
     free(delta);
     free(manifest);
-    end(&s);
+    page_store_end(&s);
 }
 
 static void a_lost_manifest_loses_no_files(void **state)
@@ -304,7 +330,7 @@ static void a_lost_manifest_loses_no_files(void **state)
     now = find_layers(s.disk);
     assert_int_equal(now.delta_count, files.delta_count);
     assert_true(check(&s).problems > 0);
-    end(&s);
+    page_store_end(&s);
 }
 
 /* ---- a disk that fails ----------------------------------------------------------------------- */
@@ -314,17 +340,16 @@ static void failing_requests_are_got_over(void **state)
 {
     (void)state;
     const int errors[] = {ENOSPC, EIO, EACCES};
-    const enum fp_disk_kind kinds[] = {FP_DISK_OPEN,   FP_DISK_WRITE,    FP_DISK_ALLOCATE,
-                                       FP_DISK_SYNC,   FP_DISK_RENAME,   FP_DISK_SYNC_DIR,
-                                       FP_DISK_UNLINK, FP_DISK_TRUNCATE, FP_DISK_CLOSE};
+    const enum fp_disk_kind kinds[] = {
+        FP_DISK_OPEN,     FP_DISK_WRITE,  FP_DISK_ALLOCATE, FP_DISK_SYNC,  FP_DISK_RENAME,
+        FP_DISK_SYNC_DIR, FP_DISK_UNLINK, FP_DISK_TRUNCATE, FP_DISK_CLOSE, FP_DISK_WORK};
     if (!disk_is_sim())
         return;
     for (unsigned k = 0; k < sizeof kinds / sizeof *kinds; k++) {
         page_store s = begin();
         assert_int_equal(page_store_open(&s), 0);
         for (unsigned nth = 1; nth <= 12; nth++) {
-            page_log_frames(&s.log, 1, 30);
-            assert_int_equal(page_store_append(&s), 0);
+            page_store_add(&s, 30);
             page_store_rest(&s);
             fp_disk_sim_fail(disk_medium(), kinds[k], nth, errors[nth % 3]);
             int rc = page_store_flush(&s);
@@ -341,7 +366,7 @@ static void failing_requests_are_got_over(void **state)
         assert_int_equal(page_store_close(&s, true), 0);
         assert_int_equal(check(&s).problems, 0);
         assert_int_equal(check(&s).unnamed, 0);
-        end(&s);
+        page_store_end(&s);
     }
 }
 
@@ -376,7 +401,7 @@ static void a_read_that_fails_is_no_damage(void **state)
         assert_int_equal(page_store_check(&s, page_log_pid(i), 0), 0);
     }
     assert_true(there > 10);
-    end(&s);
+    page_store_end(&s);
 }
 
 static void a_full_disk_can_be_read(void **state)
@@ -401,10 +426,10 @@ static void a_full_disk_can_be_read(void **state)
     assert_int_equal(page_store_fence(&s, 9), FARPOOL_E_NOSPACE);
     page_store_check_all(&s, 1);
     fp_disk_sim_configure(disk_medium(), &(fp_disk_sim_config){0});
-    append(&s, 100);
+    page_store_add(&s, 100);
     assert_int_equal(page_store_flush(&s), 0);
     page_store_check_all(&s, 1);
-    end(&s);
+    page_store_end(&s);
 }
 
 static void the_check_prints(void **state)
@@ -430,7 +455,7 @@ static void the_check_prints(void **state)
         assert_non_null(strstr(text, json ? "\"offset\": 0" : "offset 0: page"));
     }
     assert_int_equal(fp_volume_check_print("/nowhere", stdout, false), FARPOOL_E_NOTFOUND);
-    end(&s);
+    page_store_end(&s);
 }
 
 static int group(const char *name)
@@ -438,6 +463,7 @@ static int group(const char *name)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(damaged_layers_are_told_of),
         cmocka_unit_test(damaged_manifests_are_told_of),
+        cmocka_unit_test(other_versions_are_left_alone),
         cmocka_unit_test(what_a_crash_leaves_is_removed),
         cmocka_unit_test(a_lost_manifest_loses_no_files),
         cmocka_unit_test(failing_requests_are_got_over),

@@ -125,6 +125,65 @@ static void a_frame_may_be_longer_than_a_segment(void **state)
     end(&f);
 }
 
+static int read_last(fixture *f, uint64_t from)
+{
+    uint64_t upto;
+    int rc = wal_read(f->disk, f->wal, from, f->log.end, f->buffer, &upto);
+    if (!rc) {
+        assert_int_equal(upto, f->log.end);
+        assert_memory_equal(f->buffer + from % BLOCK, f->log.bytes + from, upto - from);
+    }
+    return rc;
+}
+
+static void what_is_kept_is_read_from_the_ring(void **state)
+{
+    (void)state;
+    fixture f = begin();
+    uint64_t kept = START;
+    fp_wal_keep(f.wal, kept);
+    for (unsigned i = 0; i < 20; i++) {
+        assert_int_equal(append(&f, 1, 3000), 0);
+        assert_int_equal(fp_wal_landing_free(f.wal), kept / BLOCK * BLOCK + RING);
+        uint8_t *in_ring = (uint8_t *)f.options.landing + kept % RING;
+        *in_ring ^= 1; /* it is there that it is looked for */
+        assert_int_equal(read_last(&f, kept), FARPOOL_E_CORRUPT);
+        *in_ring ^= 1;
+        assert_int_equal(read_last(&f, kept), 0);
+        fp_wal_keep(f.wal, f.log.end);
+        assert_int_equal(fp_wal_landing_free(f.wal), f.log.end / BLOCK * BLOCK + RING);
+        if (kept / BLOCK < f.log.end / BLOCK)
+            *in_ring ^= 1; /* others may land there now */
+        assert_int_equal(read_last(&f, kept), 0);
+        kept = f.log.end;
+    }
+    /* What is further behind than a quarter of the ring is not kept, and read from the files. */
+    for (unsigned i = 0; i < 4; i++)
+        assert_int_equal(append(&f, 1, 6000), 0);
+    assert_int_equal(fp_wal_landing_free(f.wal), (f.log.end - RING / 4) / BLOCK * BLOCK + RING);
+    *((uint8_t *)f.options.landing + kept % RING) ^= 1;
+    assert_int_equal(read_last(&f, kept), 0);
+    end(&f);
+}
+
+/* A peer may land where what is kept from now on was: that is read from the files. */
+static void what_was_not_kept_in_time_is_read_from_files(void **state)
+{
+    (void)state;
+    fixture f = begin();
+    assert_int_equal(append(&f, 1, 3000), 0);
+    assert_int_equal(append(&f, 1, 6000), 0);
+    uint64_t upto, end_before = f.log.end, told = fp_wal_landing_free(f.wal);
+    wal_log_frame(&f.log, 1, told - end_before - 200, 3);
+    assert_true(f.log.end <= told);
+    land(&f);
+    fp_wal_keep(f.wal, START);
+    test_must(wal_read(f.disk, f.wal, START, end_before, f.buffer, &upto), "read");
+    assert_int_equal(upto, end_before);
+    assert_memory_equal(f.buffer + START % BLOCK, f.log.bytes + START, upto - START);
+    end(&f);
+}
+
 typedef struct told {
     fp_wal_req req;
     unsigned *count;
@@ -410,6 +469,8 @@ static int group(const char *name)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_was_appended_is_there_again),
         cmocka_unit_test(a_frame_may_be_longer_than_a_segment),
+        cmocka_unit_test(what_is_kept_is_read_from_the_ring),
+        cmocka_unit_test(what_was_not_kept_in_time_is_read_from_files),
         cmocka_unit_test(appends_that_wait_go_together),
         cmocka_unit_test(two_wals_share_a_volume),
         cmocka_unit_test(reads_end_with_whole_frames),

@@ -282,6 +282,26 @@ static void the_state_file(void **state)
     end(&f);
 }
 
+/* It is no damage, and the WAL is not begun anew over it. */
+static void a_state_of_another_version(void **state)
+{
+    (void)state;
+    enum { VERSION_AT = 8 };
+    fixture f = begin();
+    const char *name = "wal-0000000000000007-state";
+    close_wal(&f);
+    change_block(&f, name, 0, VERSION_AT, false);
+    change_block(&f, name, BLOCK, VERSION_AT, false);
+    assert_int_equal(reopen(&f), FARPOOL_E_UNSUPPORTED);
+    assert_non_null(strstr(farpool_errmsg(), name));
+    assert_non_null(strstr(farpool_errmsg(), "version 6"));
+    assert_int_equal(wal_restart(f.disk, &f.options), FARPOOL_E_UNSUPPORTED);
+    change_block(&f, name, 0, VERSION_AT, false);
+    assert_int_equal(reopen(&f), 0);
+    assert_int_equal(fp_wal_end(f.wal), f.log.end);
+    end(&f);
+}
+
 /* Frames behind the end that never were acknowledged: one is torn, the next is whole. */
 static void a_torn_tail_is_no_damage(void **state)
 {
@@ -311,10 +331,15 @@ static void a_torn_tail_is_no_damage(void **state)
 static int group(const char *name)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(a_flipped_bit),  cmocka_unit_test(a_hole),
-        cmocka_unit_test(a_bad_header),   cmocka_unit_test(a_file_that_was_cut),
-        cmocka_unit_test(a_lost_file),    cmocka_unit_test(another_ones_file),
-        cmocka_unit_test(the_state_file), cmocka_unit_test(a_torn_tail_is_no_damage),
+        cmocka_unit_test(a_flipped_bit),
+        cmocka_unit_test(a_hole),
+        cmocka_unit_test(a_bad_header),
+        cmocka_unit_test(a_file_that_was_cut),
+        cmocka_unit_test(a_lost_file),
+        cmocka_unit_test(another_ones_file),
+        cmocka_unit_test(the_state_file),
+        cmocka_unit_test(a_state_of_another_version),
+        cmocka_unit_test(a_torn_tail_is_no_damage),
     };
     return cmocka_run_group_tests_name(name, tests, NULL, NULL);
 }

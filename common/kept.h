@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A sentence kept until somebody is told: other requests complete meanwhile and set farpool_errmsg(). */
-#ifndef FP_STORAGENODE_KEPT_H
-#define FP_STORAGENODE_KEPT_H
+#ifndef FP_COMMON_KEPT_H
+#define FP_COMMON_KEPT_H
 
 #include <stdio.h>
 

@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Waiting until a change has taken effect: the status is looked at again and again. */
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "common/error.h"
+#include "coordinator/ctl/ctl.h"
+#include "coordinator/ctl/table.h"
+
+enum { LOOK_MS = 200 };
+
+/* The member of the list whose `key` is that text, or whose id is that number. */
+static const json_t *find(const json_t *list, const char *key, const char *name, json_int_t id)
+{
+    size_t i;
+    json_t *item;
+    json_array_foreach(list, i, item)
+    {
+        if (id ? fp_json_number(item, "id") == id : !strcmp(fp_json_text(item, key, ""), name))
+            return item;
+    }
+    return NULL;
+}
+
+static bool names(const json_t *list, const char *name)
+{
+    size_t i;
+    json_t *item;
+    json_array_foreach(list, i, item)
+    {
+        if (json_is_string(item) && !strcmp(json_string_value(item), name))
+            return true;
+    }
+    return false;
+}
+
+/* How many partitions the node has a part in. */
+static unsigned duties_of(const json_t *partitions, const char *name)
+{
+    size_t i;
+    json_t *partition;
+    unsigned count = 0;
+    json_array_foreach(partitions, i, partition)
+    {
+        count += !strcmp(fp_json_text(partition, "owner", ""), name) ||
+                 names(json_object_get(partition, "memnodes"), name) ||
+                 names(json_object_get(partition, "storagenodes"), name);
+    }
+    return count;
+}
+
+/* 1: it has taken effect; 0: not yet, and progress says how far it is; or a negative code. */
+static int drained(fp_ctl *ctl, const json_t *status, char *progress, size_t size)
+{
+    const json_t *node = find(json_object_get(status, "nodes"), "name", ctl->argument, 0);
+    const char *state = fp_json_text(node, "state", "");
+    if (!node || !strcmp(state, "member"))
+        return fp_error(FARPOOL_E_BUSY, "node %s is %s", ctl->argument,
+                        node ? "not being drained any more" : "gone");
+    snprintf(progress, size, "node %s has a part in %u partitions", ctl->argument,
+             duties_of(json_object_get(status, "partitions"), ctl->argument));
+    return !strcmp(state, "drained");
+}
+
+static bool is_deleted(const json_t *partition)
+{
+    return !partition || (!strcmp(fp_json_text(partition, "state", ""), "deleted") &&
+                          strcmp(fp_json_text(partition, "phase", ""), "deleting") != 0);
+}
+
+/* The argument is its number or its name. */
+static const json_t *partition_of(fp_ctl *ctl, const json_t *answer, const json_t *status)
+{
+    json_int_t id = fp_json_number(answer, "id");
+    if (!id && strspn(ctl->argument, "0123456789") == strlen(ctl->argument))
+        id = strtoll(ctl->argument, NULL, 10);
+    return find(json_object_get(status, "partitions"), "name", ctl->argument, id);
+}
+
+static int settled(fp_ctl *ctl, const json_t *answer, const json_t *status, char *progress,
+                   size_t size)
+{
+    const json_t *partition = partition_of(ctl, answer, status);
+    const char *phase = fp_json_text(partition, "phase", "-");
+    json_int_t epoch = fp_json_number(partition, "epoch");
+    if (!partition || !strcmp(fp_json_text(partition, "state", ""), "deleted"))
+        return fp_error(FARPOOL_E_NOTFOUND, "partition %s is deleted", ctl->argument);
+    snprintf(progress, size, "partition %s: %s, epoch %" JSON_INTEGER_FORMAT ", owner %s",
+             ctl->argument, phase, epoch, fp_json_text(partition, "owner", "-"));
+    return !strcmp(phase, "open") && epoch >= fp_json_number(answer, "epoch");
+}
+
+static int look(fp_ctl *ctl, const json_t *answer, const json_t *status, char *progress,
+                size_t size)
+{
+    const char *method = ctl->command->method;
+    if (!strcmp(method, "node.drain"))
+        return drained(ctl, status, progress, size);
+    if (strcmp(method, "partition.delete") != 0)
+        return settled(ctl, answer, status, progress, size);
+    snprintf(progress, size, "partition %s is not gone from all nodes", ctl->argument);
+    return is_deleted(partition_of(ctl, answer, status));
+}
+
+/* Progress, and whatever is said to be stalled, whenever it is something new. */
+static void tell(fp_ctl *ctl, const json_t *status, const char *progress)
+{
+    char line[sizeof ctl->progress];
+    const json_t *stalled = json_object_get(status, "stalled");
+    const char *first = json_string_value(json_array_get(stalled, 0));
+    snprintf(line, sizeof line, "%.250s%s%.250s", progress, first ? "; stalled: " : "",
+             first ? first : "");
+    if (!strcmp(line, ctl->progress))
+        return;
+    strcpy(ctl->progress, line);
+    fputs("farpoolctl: ", ctl->io->err);
+    fp_print_text(ctl->io->err, line);
+    putc('\n', ctl->io->err);
+    fflush(ctl->io->err);
+}
+
+int fp_ctl_wait(fp_ctl *ctl, const json_t *answer)
+{
+    static const struct timespec pause = {.tv_nsec = LOOK_MS * 1000000};
+    for (;;) {
+        char progress[300] = "";
+        json_t *status;
+        int rc = fp_ctl_ask(ctl, json_pack("{s:s}", "method", "status"), ctl->timeout_ms, &status);
+        if (rc)
+            return fp_ctl_failed(ctl, rc);
+        rc = look(ctl, answer, status, progress, sizeof progress);
+        if (!rc)
+            tell(ctl, status, progress);
+        json_decref(status);
+        if (rc < 0)
+            return fp_ctl_failed(ctl, rc);
+        if (rc)
+            return FP_CTL_DONE;
+        nanosleep(&pause, NULL);
+    }
+}

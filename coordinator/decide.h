@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Decisions (docs/coordinator.md, Decisions): what is kept and what is told -> what is to be kept next. No I/O, no clock
+ * but model->now_ns. Called again and again: it makes the next change of each partition, and none when all is as it is
+ * to be. The only things it changes itself are the times and counts of failures beside the records.
+ */
+#ifndef FP_COORDINATOR_DECIDE_H
+#define FP_COORDINATOR_DECIDE_H
+
+#include "coordinator/change.h"
+
+/* Puts at most FP_CHANGE_ITEMS_MAX changes into changes, which is empty. */
+void fp_decide(fp_model *model, fp_changes *changes);
+
+/* Another owner: a higher epoch, phase fencing. The record, to be changed further. */
+fp_part_record *fp_decide_owner(const fp_model *model, fp_changes *changes, const fp_part *part,
+                                fp_member *owner, const char *kind, const char *why);
+/* The lists of a deleted partition are left as they are until their nodes have given everything back. */
+void fp_decide_delete(const fp_model *model, fp_changes *changes, const fp_part *part);
+
+/* Have all nodes that are up been told of the partition's last change, or had time enough for it? */
+bool fp_decide_all_told(const fp_model *model, const fp_part *part);
+/* Of the partition's rings in this list: how many have told of its epoch, how many of these still have a log (ring), and
+ * how many have told nothing of it. */
+typedef struct fp_fences {
+    unsigned told, logs, silent;
+} fp_fences;
+fp_fences fp_decide_fences(const fp_model *model, const fp_part *part, const fp_list *list);
+
+/* ---- decide_nodes.c: of the list of memory nodes and of storage nodes ------------------------- */
+
+/* What an open partition needs; false: nothing. */
+bool fp_decide_memory(const fp_model *model, fp_changes *changes, const fp_part *part);
+/* Have the storage nodes of the list all that one has which leaves, or had when it was heard of last? What it alone has may
+ * have been acknowledged as stored. */
+bool fp_decide_can_replace(const fp_model *model, const fp_part *part, const fp_list *list,
+                           const char *leaving);
+bool fp_decide_storage(const fp_model *model, fp_changes *changes, const fp_part *part);
+/* The storage nodes to which the partition's rings are spilled. */
+void fp_decide_storagenodes(const fp_model *model, const fp_list *memnodes, unsigned rings,
+                            fp_list *list);
+/* Fills gaps and replaces whoever is not there; false: there are too few nodes. */
+bool fp_decide_place(const fp_model *model, const fp_part *part, fp_list *list);
+/* Replaces those who are lost, as far as there are others. What they have is given up. */
+void fp_decide_replace_lost(const fp_model *model, const fp_part *part, fp_list *list);
+void fp_decide_member(fp_model *model, fp_changes *changes, fp_member *member);
+
+#endif
