@@ -102,7 +102,7 @@ static uint64_t stored_lsn(const fp_redo_log *log)
             if (counts)
                 seen[volumes++] = ring->volume;
         }
-        if (volumes >= log->storage_quorum && lsn > best && lsn >= log->fork_at)
+        if (volumes >= log->storage_quorum && lsn > best && lsn >= fp_lineage_at(&log->lineage))
             best = lsn;
     }
     return best;

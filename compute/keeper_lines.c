@@ -101,7 +101,7 @@ static void take_node_line(const fp_redo_log *log, fp_ring *ring)
     if (!fp_ring_node_is_valid(&line, log->partition->id))
         return; /* its node spills nowhere, or was about to write it */
     ring->spills = true;
-    if (line.fork != log->fork)
+    if (line.fork != fp_lineage_number(&log->lineage))
         return; /* what its storage node has may be another log: it will say so, or join this one */
     ring->worthless = line.worthless;
     if (line.volume == ring->volume && line.spilled < ring->spilled && !line.worthless)

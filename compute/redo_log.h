@@ -60,9 +60,8 @@ typedef struct fp_redo_log {
     uint64_t own;   /* LSN behind the owner's first frame; written before anything is flushed */
     uint64_t first; /* LSN from which on there was log when it was opened */
     unsigned storage_quorum;
-    uint64_t fork,
-        fork_at; /* of slabs.lineage, for those who hold no lock: fp_lineage_number, fp_lineage_at */
-    bool from_storage; /* storage nodes had to say what the log is: the slabs may be ahead of it */
+    fp_lineage lineage; /* slabs.lineage, for those who hold no lock */
+    bool from_storage;  /* storage nodes had to say what the log is: the slabs may be ahead of it */
     fp_ring_slabs
         slabs; /* which count; written by the keeper under lock, read by it and under lock */
     struct fp_keeper *keeper; /* NULL while it is being opened */

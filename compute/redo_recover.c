@@ -359,8 +359,7 @@ static int settle_slabs(fp_redo_log *log, const fp_survey *all)
                                  .version = all->slabs.version + 1 + in_vain};
     fp_slab_list(log->partition, fp_node_set_now(log->partition), &log->slabs);
     log->slabs.lineage = all->found[all->best].lineage;
-    log->fork = fp_lineage_number(&log->slabs.lineage);
-    log->fork_at = fp_lineage_at(&log->slabs.lineage);
+    log->lineage = log->slabs.lineage;
     log->slabs.trusted_from = all->slabs.trusted_from;
     if (any_is_gone(&all->slabs, &log->slabs) && all->start > log->slabs.trusted_from)
         log->slabs.trusted_from =

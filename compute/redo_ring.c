@@ -59,7 +59,7 @@ fp_net_op fp_ring_line_op(const fp_redo_log *log, const fp_ring *ring, enum fp_n
         .start = atomic_load_explicit(&log->start, memory_order_relaxed),
         .durable = atomic_load_explicit(&log->durable, memory_order_acquire),
         .shape = fp_redo_log_shape(log),
-        .fork = log->fork,
+        .fork = fp_lineage_number(&log->lineage),
     };
     fp_ring_owner_seal(line);
     op.flags = FP_NET_INLINE;

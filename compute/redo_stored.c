@@ -224,7 +224,7 @@ void fp_redo_join_storage(fp_redo_log *log, const fp_survey *all)
     fp_stored_log found;
     for (unsigned i = 0; i < fp_storage_count(log->partition); i++)
         if ((all->joining >> i & 1) &&
-            fp_storage_join(log->thread, log->partition, i, &log->slabs.lineage, &found))
+            fp_storage_join(log->thread, log->partition, i, &log->lineage, &found))
             fp_log(FP_LOG_DEBUG, "partition %llu: not told of its fork: %s",
                    (unsigned long long)log->partition->id, farpool_errmsg());
 }

@@ -96,6 +96,29 @@ static int ask(fp_thread *thread, farpool_partition *partition, unsigned node, f
     return rc;
 }
 
+/* ---- states of the log ----------------------------------------------------------------------- */
+
+static int get_state(fp_thread *thread, farpool_partition *partition, unsigned node,
+                     enum fp_msg_type type, uint64_t lsn, const fp_lineage *lineage,
+                     fp_stored_log *found)
+{
+    fp_msg *msg = calloc(1, sizeof *msg);
+    if (!msg)
+        return fp_error(FARPOOL_E_NOMEM, "asking storage node %s: no memory for a message",
+                        uri_of(partition, node));
+    msg->lsn = lsn;
+    if (lineage)
+        msg->lineage = *lineage;
+    int rc = ask(thread, partition, node, msg, type, FP_MSG_WAL_STATE);
+    if (!rc && msg->wal.start > msg->wal.durable)
+        rc = fp_error(FARPOOL_E_PROTO, "storage node %s: a log from LSN %llu to %llu",
+                      uri_of(partition, node), (unsigned long long)msg->wal.start,
+                      (unsigned long long)msg->wal.durable);
+    *found = (fp_stored_log){msg->wal.start, msg->wal.durable, msg->epoch, msg->lineage};
+    free(msg);
+    return rc;
+}
+
 /* ---- pages ----------------------------------------------------------------------------------- */
 
 static int take_piece(const farpool_partition *partition, unsigned node, const fp_msg *msg,
@@ -113,9 +136,9 @@ static int take_piece(const farpool_partition *partition, unsigned node, const f
     return 0;
 }
 
-/* As of the LSN, of the log as this owner knows it. Who goes on under a higher epoch meanwhile asks again under that. */
-static int ask_page(fp_thread *thread, farpool_partition *partition, unsigned node, farpool_pid pid,
-                    uint64_t lsn, uint32_t offset, fp_msg *msg)
+/* Who goes on under a higher epoch meanwhile asks again under that. */
+static int ask_page_once(fp_thread *thread, farpool_partition *partition, unsigned node,
+                         farpool_pid pid, uint64_t lsn, uint32_t offset, fp_msg *msg)
 {
     uint64_t epoch;
     int rc;
@@ -124,10 +147,24 @@ static int ask_page(fp_thread *thread, farpool_partition *partition, unsigned no
         msg->pid = pid;
         msg->lsn = lsn;
         msg->offset = offset;
-        msg->fork = partition->redo->fork;
+        msg->fork = fp_lineage_number(&partition->redo->lineage);
         rc = ask(thread, partition, node, msg, FP_MSG_PAGE_GET, FP_MSG_PAGE);
     } while (rc == FARPOOL_E_FENCED && fp_node_set_now(partition)->epoch > epoch);
     return rc;
+}
+
+/* As of the LSN, of the log as this owner knows it. Whoever made its last fork may have died before he told the node. */
+static int ask_page(fp_thread *thread, farpool_partition *partition, unsigned node, farpool_pid pid,
+                    uint64_t lsn, uint32_t offset, fp_msg *msg)
+{
+    int rc = ask_page_once(thread, partition, node, pid, lsn, offset, msg);
+    if (rc != FARPOOL_E_RETRY)
+        return rc;
+    fp_stored_log found;
+    rc = get_state(thread, partition, node, FP_MSG_WAL_JOIN, 0, &partition->redo->lineage, &found);
+    if (rc) /* if what it has is not of this log, it has to be refilled first */
+        return rc == FARPOOL_E_FENCED ? rc : FARPOOL_E_RETRY;
+    return ask_page_once(thread, partition, node, pid, lsn, offset, msg);
 }
 
 static int fetch_from(fp_thread *thread, farpool_partition *partition, unsigned node,
@@ -218,43 +255,24 @@ int fp_storage_probe(fp_thread *thread, farpool_partition *partition, farpool_pi
 
 /* ---- the log --------------------------------------------------------------------------------- */
 
-static int get_state(fp_thread *thread, farpool_partition *partition, unsigned index,
-                     enum fp_msg_type type, uint64_t lsn, const fp_lineage *lineage,
-                     fp_stored_log *found)
-{
-    fp_msg *msg = calloc(1, sizeof *msg);
-    if (!msg)
-        return fp_error(FARPOOL_E_NOMEM, "asking storage node %s: no memory for a message",
-                        uri_of(partition, node_at(partition, index)));
-    msg->lsn = lsn;
-    if (lineage)
-        msg->lineage = *lineage;
-    int rc = ask(thread, partition, node_at(partition, index), msg, type, FP_MSG_WAL_STATE);
-    if (!rc && msg->wal.start > msg->wal.durable)
-        rc = fp_error(FARPOOL_E_PROTO, "storage node %s: a log from LSN %llu to %llu",
-                      uri_of(partition, node_at(partition, index)),
-                      (unsigned long long)msg->wal.start, (unsigned long long)msg->wal.durable);
-    *found = (fp_stored_log){msg->wal.start, msg->wal.durable, msg->epoch, msg->lineage};
-    free(msg);
-    return rc;
-}
-
 int fp_storage_ask(fp_thread *thread, farpool_partition *partition, unsigned index,
                    fp_stored_log *found)
 {
-    return get_state(thread, partition, index, FP_MSG_WAL_GET, 0, NULL, found);
+    return get_state(thread, partition, node_at(partition, index), FP_MSG_WAL_GET, 0, NULL, found);
 }
 
 int fp_storage_fence(fp_thread *thread, farpool_partition *partition, unsigned index, uint64_t from,
                      fp_stored_log *found)
 {
-    return get_state(thread, partition, index, FP_MSG_WAL_FENCE, from, NULL, found);
+    return get_state(thread, partition, node_at(partition, index), FP_MSG_WAL_FENCE, from, NULL,
+                     found);
 }
 
 int fp_storage_join(fp_thread *thread, farpool_partition *partition, unsigned index,
                     const fp_lineage *lineage, fp_stored_log *found)
 {
-    return get_state(thread, partition, index, FP_MSG_WAL_JOIN, 0, lineage, found);
+    return get_state(thread, partition, node_at(partition, index), FP_MSG_WAL_JOIN, 0, lineage,
+                     found);
 }
 
 int fp_storage_read_log(fp_thread *thread, farpool_partition *partition, unsigned index,

@@ -235,7 +235,7 @@ static void look_at_node_line(sim_watch *w, unsigned node)
         return;
     memcpy(&line, ring + FP_RING_NODE_AT, sizeof line);
     if (!fp_ring_node_is_valid(&line, w->partition) || line.spilled > w->end ||
-        line.fork != w->log->fork)
+        line.fork != fp_lineage_number(&w->log->lineage))
         return; /* it is of a log before, or was durable under an owner who never came to work: later */
     unsigned v = volume_of(w, line.volume);
     check(!line.volume || v < w->storage_count, 'D', "%s spills to volume %" PRIu64,
