@@ -62,11 +62,16 @@ static int set_up(void **state)
     return 0;
 }
 
+static void close_owner(world *w)
+{
+    (void)farpool_partition_close(w->part); /* nodes may be gone */
+    test_must(farpool_pool_close(w->pool), "closing");
+}
+
 static int tear_down(void **state)
 {
     world *w = *state;
-    (void)farpool_partition_close(w->part); /* nodes may be gone */
-    test_must(farpool_pool_close(w->pool), "closing");
+    close_owner(w);
     for (unsigned i = 0; i < NODES; i++)
         sim_node_crash(&w->sim.nodes[i]);
     for (unsigned i = 0; i < NODES; i++)
@@ -113,8 +118,7 @@ static void lose_everything(world *w)
         sim_node_crash(&w->sim.nodes[i]);
         sim_storage_crash(&w->storages[i]);
     }
-    (void)farpool_partition_close(w->part);
-    test_must(farpool_pool_close(w->pool), "closing");
+    close_owner(w);
     for (unsigned i = 0; i < NODES; i++) {
         while (!sim_node_restart(&w->sim.nodes[i]))
             sim_pass(&w->sim, 1);
@@ -259,6 +263,24 @@ static void it_gets_the_right_log_from_a_peer(void **state)
     check_page(w, pid, 3);
 }
 
+/* Whoever has made the fork is gone, rings tell the next owner all, and no spiller has reached the node yet. */
+static void a_fork_is_told_by_who_wants_a_page(void **state)
+{
+    world *w = *state;
+    farpool_pid early = write_page(w, 1);
+    test_must(farpool_wait_durable(w->part, UINT64_MAX, FARPOOL_DURABLE_STORAGE), "waiting");
+    sim_pass(&w->sim, 100); /* the third has it, too */
+    for (unsigned i = 0; i < NODES; i++)
+        w->sim.nodes[i].storage = "sim://nobody"; /* from its next start on */
+    recover_from(w, 0, 1, early, early, 1);
+    close_owner(w);
+    sim_storage_crash(&w->storages[0]);
+    sim_storage_crash(&w->storages[1]);
+    start(w, 2);
+    test_must(open_next(w, FARPOOL_RECOVER), "opening");
+    check_page(w, early, 1);
+}
+
 /* ---- one whose log counts for nothing -------------------------------------------------------- */
 
 /* Commits as much as the rings hold several times; there is room again and again, though nobody waits for it. */
@@ -319,6 +341,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_shorter_log_that_never_was, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_longer_log_is_not_chosen, set_up, tear_down),
         cmocka_unit_test_setup_teardown(it_gets_the_right_log_from_a_peer, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_fork_is_told_by_who_wants_a_page, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_stray_log_holds_nobody_up, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_log_that_is_damaged_holds_nobody_up, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_partition_that_nobody_stored_is_not_found, set_up,
