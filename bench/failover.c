@@ -91,24 +91,28 @@ static void cluster(const char *arguments)
         fail("scripts/cluster failed");
 }
 
-/* Whatever becomes of this process, nothing of the cluster stays. */
-static void guard(void)
+static int guard_fd;
+
+/* Whatever becomes of this process, nothing of the cluster stays but, if it does not end well, logs. Returns what is to be
+ * written to, if it does. */
+static int guard(void)
 {
     int fds[2];
+    bool good = false;
     char byte, *command;
     pid_t pid = pipe2(fds, O_CLOEXEC) ? -1 : fork();
     if (pid < 0)
         fail("no guard");
     if (pid) {
         close(fds[0]);
-        return; /* fds[1] stays open as long as this process lives */
+        return fds[1]; /* open as long as this process lives */
     }
     setsid();
     close(fds[1]);
     while (read(fds[0], &byte, 1) > 0)
-        ;
-    if (asprintf(&command, "%s/scripts/cluster --dir %s/cluster down >/dev/null 2>&1; rm -rf %s",
-                 top, dir, dir) > 0)
+        good = true;
+    if (asprintf(&command, "%s/scripts/cluster --dir %s/cluster down >/dev/null 2>&1; %s %s", top,
+                 dir, good ? "rm -rf" : ":", dir) > 0)
         execl("/bin/sh", "sh", "-c", command, (char *)NULL);
     _exit(1);
 }
@@ -303,7 +307,7 @@ static void up(const bench_options *options)
              getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp");
     if (!mkdtemp(dir))
         fail("no directory could be made");
-    guard();
+    guard_fd = guard();
     snprintf(arguments, sizeof arguments, "%s/notes", dir);
     notes = bench_owner_map(arguments);
     bool etcd = !system("command -v etcd >/dev/null");
@@ -346,5 +350,5 @@ int main(int argc, char **argv)
     bench_add("ms", percentile(&stall, 0.5), "failover.memnode_stall_p50_ms");
     bench_add("ms", percentile(&stall, 0.99), "failover.memnode_stall_p99_ms");
     bench_print(&options, "failover");
-    return 0;
+    return write(guard_fd, "", 1) != 1;
 }

@@ -125,14 +125,19 @@ static bool has_gap(const fp_redo_log *log, const fp_ring *ring)
     return ring->worthless || (ring->volume && ring->spilled < start);
 }
 
+/* It can be appended to, and keeping log for its storage node helps that. */
+static bool is_kept(const fp_redo_log *log, const fp_ring *ring)
+{
+    return !atomic_load_explicit(&ring->lost, memory_order_relaxed) && !has_gap(log, ring);
+}
+
 /* How many different volumes the rings that are left are spilled to; those not heard of yet may be others. */
 static unsigned volumes_left(const fp_redo_log *log)
 {
     unsigned count = 0;
     for (unsigned i = 0; i < log->ring_count; i++) {
         const fp_ring *ring = &log->rings[i];
-        bool counts = (ring->spills || !ring->heard) && !has_gap(log, ring) &&
-                      !atomic_load_explicit(&ring->lost, memory_order_relaxed);
+        bool counts = (ring->spills || !ring->heard) && is_kept(log, ring);
         for (unsigned k = 0; k < i && ring->volume; k++)
             counts &= log->rings[k].volume != ring->volume ||
                       atomic_load_explicit(&log->rings[k].lost, memory_order_relaxed);
@@ -159,8 +164,7 @@ static void share_spilled(fp_redo_log *log)
 /* Somebody spills it, and it matters to its storage node what is let go of. */
 static bool is_spilled(const fp_redo_log *log, const fp_ring *ring)
 {
-    return ring->spills && !atomic_load_explicit(&ring->lost, memory_order_relaxed) &&
-           !has_gap(log, ring);
+    return ring->spills && is_kept(log, ring);
 }
 
 /* Its storage node gets nothing while others do, for longer than a slow one ever does. */

@@ -82,7 +82,6 @@ static void begin(farpool_cluster *cluster, const farpool_cluster_event *event)
     if (farpool_cluster_open(cluster, event->partition, &partition))
         return; /* it is assigned again */
     atomic_store(&self->opened_ns, fp_now_ns());
-    atomic_store(&self->epoch, event->epoch);
     farpool_pid root = atomic_load(&notes->root);
     bench_check(root ? farpool_btree_open(partition, root, &tree)
                      : farpool_btree_create(partition, &root, &tree),

@@ -11,9 +11,8 @@
 enum { BENCH_OWNERS = 8, BENCH_OWNER_THREADS = 2 };
 
 typedef struct bench_owner {
-    _Atomic pid_t pid; /* 0: this place is free */
-    _Atomic uint64_t epoch;
-    /* Of this epoch; 0: not yet. first, last: acknowledged commits. */
+    _Atomic pid_t pid;
+    /* Since it was assigned; 0: not yet. first, last: acknowledged commits. */
     _Atomic uint64_t assigned_ns, opened_ns, first_ns;
     _Atomic uint64_t commits;
     _Atomic uint64_t last_ns[BENCH_OWNER_THREADS];
