@@ -168,6 +168,7 @@ static void start(sim_storage *s)
                                     .peer_count = s->peer ? 1 : 0,
                                     .peer_net = &s->peer_net,
                                     .in_cluster = s->in_cluster,
+                                    .auth = s->auth,
                                     .convert_bytes = (s->peer || s->in_cluster) && !s->convert_bytes
                                                          ? SIM_CONVERT_BYTES
                                                          : s->convert_bytes};

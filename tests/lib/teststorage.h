@@ -46,6 +46,7 @@ typedef struct sim_storage {
     const char *
         peer; /* one it refills from, or NULL; set before it is restarted. Then it is to be stepped now and then: */
     bool in_cluster; /* or its duties say from whom; set as `peer`, and to be stepped then, too */
+    const fp_auth *auth; /* with the secret, or NULL; set as `peer` */
     fp_net_options peer_net;
     fp_storagenode *node;
     bool opening, again; /* it is being opened; restarted meanwhile, or while it was driven */

@@ -14,6 +14,7 @@
 #include "common/net/sim.h"
 #include "tests/lib/pages_client.h"
 #include "tests/lib/require.h"
+#include "tests/lib/secret.h"
 #include "tests/lib/testnode.h"
 #include "tests/lib/teststorage.h"
 
@@ -398,6 +399,44 @@ static void only_those_named_are_served(void **state)
     close_bed();
 }
 
+/* 0, or what connecting gives. */
+static int connect_as(logclient *c, const sim_storage *s, const fp_auth *auth)
+{
+    fp_net_options options = {.world = bed.world, .node = "client", .auth = auth};
+    return logclient_open(c, s->uri, &options);
+}
+
+static void a_key_of_the_cluster_is_not_enough(void **state)
+{
+    (void)state;
+    logclient c;
+    sim_storage *s = &bed.storage[0];
+    fp_auth *secret = test_secret(1, "storage0"), *other = test_secret(2, CLIENT);
+    fp_auth *stranger = test_key(secret, "stranger"), *owner = test_key(secret, CLIENT);
+    open_bed(test_seed(6), 1);
+    give(s, 0);
+    UNTIL(is_whole(s, P));
+    sim_storage_crash(s);
+    s->auth = secret;
+    sim_storage_restart(s);
+    name(s, CLIENT, "m0");
+    assert_int_equal(connect_as(&c, s, NULL), FARPOOL_E_REFUSED);
+    assert_int_equal(connect_as(&c, s, other), FARPOOL_E_REFUSED);
+    test_must(connect_as(&c, s, stranger), "connecting with a stranger's key");
+    is_refused(&c, false);
+    logclient_close(&c);
+    test_must(connect_as(&c, s, owner), "connecting with the owner's key");
+    assert_true(gets_page(&c, 3));
+    name(s, "c0", "m0"); /* not any more */
+    is_refused(&c, false);
+    logclient_close(&c);
+    close_bed();
+    fp_auth_close(stranger);
+    fp_auth_close(owner);
+    fp_auth_close(other);
+    fp_auth_close(secret);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -406,6 +445,7 @@ int main(void)
         cmocka_unit_test(a_crash_leaves_it_or_nothing),
         cmocka_unit_test(peers_come_and_go),
         cmocka_unit_test(only_those_named_are_served),
+        cmocka_unit_test(a_key_of_the_cluster_is_not_enough),
     };
     fp_log_set_level(FP_LOG_ERROR);
     return cmocka_run_group_tests(tests, NULL, NULL);
