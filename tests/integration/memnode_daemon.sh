@@ -3,63 +3,18 @@
 # Shows farpool-memnode as a process: options and configuration with their mistakes, the ready file,
 # signals, an address that is taken, CPU time that stays flat when idle, and nothing left behind.
 set -euo pipefail
-memnode=${FARPOOL_BUILD:-build}/farpool-memnode
+daemon=${FARPOOL_BUILD:-build}/farpool-memnode
 dir=$(mktemp -d)
-node=
-cleanup() {
-    [ -z "$node" ] || kill -KILL "$node" 2>/dev/null || true
-    rm -rf "$dir"
-}
-trap cleanup EXIT
-
-fail() {
-    echo "FAILED: $*"
-    [ ! -s "$dir/err" ] || cat "$dir/err"
-    exit 1
-}
-
-# refused STATUS TEXT ARGUMENT...: the node ends with that status and says that.
-refused() {
-    local status=$1 text=$2 got=0
-    shift 2
-    timeout 60 "$memnode" "$@" >"$dir/out" 2>"$dir/err" || got=$?
-    [ "$got" = "$status" ] || fail "status $got, not $status: $*"
-    grep -qF -- "$text" "$dir/err" || fail "no '$text': $*"
-}
-
-# start ARGUMENT...: $node, and its line of JSON in $ready.
-start() {
-    rm -f "$dir/fifo"
-    mkfifo "$dir/fifo"
-    "$memnode" "$@" --ready-fd 9 9>"$dir/fifo" 2>"$dir/node.err" &
-    node=$!
-    read -r -t 60 ready <"$dir/fifo" || {
-        cat "$dir/node.err"
-        fail "not ready: $*"
-    }
-}
-
-# stop SIGNAL: ends with status 0.
-stop() {
-    local got=0
-    kill "-$1" "$node"
-    wait "$node" || got=$?
-    node=
-    [ "$got" = 0 ] || fail "status $got after SIG$1: $(cat "$dir/node.err")"
-}
-
-cpu_ticks() { # user and system time of a process, all threads
-    sed 's/.*) //' "/proc/$1/stat" | awk '{print $12 + $13}'
-}
+. tests/lib/daemon.bash
 
 socket=$dir/node.sock
 
 # Options.
-timeout 60 "$memnode" --help >"$dir/out"
+timeout 60 "$daemon" --help >"$dir/out"
 for option in listen memory extent-units numa-node storage http config log-level name ready-fd ready-file; do
     grep -q -- "--$option " "$dir/out" || fail "--help does not name --$option"
 done
-timeout 60 "$memnode" --version | grep -q '^farpool-memnode [0-9]*\.[0-9]*\.[0-9]*$' || fail "--version"
+timeout 60 "$daemon" --version | grep -q '^farpool-memnode [0-9]*\.[0-9]*\.[0-9]*$' || fail "--version"
 refused 2 'give --listen'
 refused 2 'unknown option --lisn' --lisn x
 refused 2 "unexpected argument 'x'" --listen "shm://$socket" x

@@ -3,69 +3,20 @@
 # Shows farpool-storagenode as a process: options and configuration with their mistakes, the volume and its lock, the
 # ready file, signals, CPU time that stays flat when idle, and nothing left behind but the volume.
 set -euo pipefail
-storagenode=${FARPOOL_BUILD:-build}/farpool-storagenode
+daemon=${FARPOOL_BUILD:-build}/farpool-storagenode
 dir=$(mktemp -d "${FARPOOL_BUILD:-build}/farpool-storagenode-XXXXXX")
-node=
-cleanup() {
-    [ -z "$node" ] || kill -KILL "$node" 2>/dev/null || true
-    rm -rf "$dir"
-}
-trap cleanup EXIT
-
-fail() {
-    echo "FAILED: $*"
-    [ ! -s "$dir/err" ] || cat "$dir/err"
-    exit 1
-}
-
-# refused STATUS TEXT ARGUMENT...: the node ends with that status and says that.
-refused() {
-    local status=$1 text=$2 got=0
-    shift 2
-    timeout 60 "$storagenode" "$@" >"$dir/out" 2>"$dir/err" || got=$?
-    [ "$got" = "$status" ] || fail "status $got, not $status: $*"
-    grep -qF -- "$text" "$dir/err" || fail "no '$text': $*"
-}
-
-# start ARGUMENT...: $node, and its line of JSON in $ready.
-start() {
-    rm -f "$dir/fifo"
-    mkfifo "$dir/fifo"
-    "$storagenode" "$@" --ready-fd 9 9>"$dir/fifo" 2>"$dir/node.err" &
-    node=$!
-    read -r -t 60 ready <"$dir/fifo" || {
-        if grep -q 'E_UNSUPPORTED' "$dir/node.err"; then
-            cat "$dir/node.err"
-            exit 77
-        fi
-        cat "$dir/node.err"
-        fail "not ready: $*"
-    }
-}
-
-# stop SIGNAL: ends with status 0.
-stop() {
-    local got=0
-    kill "-$1" "$node"
-    wait "$node" || got=$?
-    node=
-    [ "$got" = 0 ] || fail "status $got after SIG$1: $(cat "$dir/node.err")"
-}
-
-cpu_ticks() { # user and system time of a process, all threads
-    sed 's/.*) //' "/proc/$1/stat" | awk '{print $12 + $13}'
-}
+. tests/lib/daemon.bash
 
 socket=/tmp/farpool-storagenode-$$.sock
 volume=$dir/volume
 mkdir "$volume"
 
 # Options.
-timeout 60 "$storagenode" --help >"$dir/out"
+timeout 60 "$daemon" --help >"$dir/out"
 for option in volume listen segment-size layer-size http config log-level name ready-fd ready-file; do
     grep -q -- "--$option " "$dir/out" || fail "--help does not name --$option"
 done
-timeout 60 "$storagenode" --version | grep -q '^farpool-storagenode [0-9]*\.[0-9]*\.[0-9]*$' || fail "--version"
+timeout 60 "$daemon" --version | grep -q '^farpool-storagenode [0-9]*\.[0-9]*\.[0-9]*$' || fail "--version"
 refused 2 'give --listen' --volume "$volume"
 refused 2 'give --volume' --listen "shm://$socket"
 refused 2 'unknown option --memory' --memory 1g
