@@ -131,13 +131,14 @@ static bool is_kept(const fp_redo_log *log, const fp_ring *ring)
     return !atomic_load_explicit(&ring->lost, memory_order_relaxed) && !has_gap(log, ring);
 }
 
-/* How many different volumes the rings that are left are spilled to; those not heard of yet may be others. */
-static unsigned volumes_left(const fp_redo_log *log)
+/* How many different volumes the rings that are left are spilled to; those not heard of yet may be others. without: bit i,
+ * not ring i. */
+static unsigned volumes_left(const fp_redo_log *log, uint32_t without)
 {
     unsigned count = 0;
     for (unsigned i = 0; i < log->ring_count; i++) {
         const fp_ring *ring = &log->rings[i];
-        bool counts = (ring->spills || !ring->heard) && is_kept(log, ring);
+        bool counts = (ring->spills || !ring->heard) && is_kept(log, ring) && !(without >> i & 1);
         for (unsigned k = 0; k < i && ring->volume; k++)
             counts &= log->rings[k].volume != ring->volume ||
                       atomic_load_explicit(&log->rings[k].lost, memory_order_relaxed);
@@ -180,34 +181,36 @@ static bool stands_still(fp_keeper *keeper, unsigned i, uint64_t most, uint64_t 
 
 /* Nothing is let go of that a ring's storage node has yet to get, or the storage node would have a gap, and have to get
  * what is in it from others. Where it stands still, and the rings get full, a gap is better than commits that wait: then
- * what storage_quorum volumes have is enough. */
+ * what storage_quorum volumes have is enough, if as many go on; else log could be let go of no further in any case. */
 static void judge_spilled(fp_keeper *keeper)
 {
     fp_redo_log *log = keeper->log;
     uint64_t all = UINT64_MAX, most = 0,
              now_ns = fp_net_now_ns(log->partition->pool->transports[0].net);
-    bool has_storage = false, left_behind = false, somewhere = false;
+    bool has_storage = false, somewhere = false;
+    uint32_t still = 0;
     share_spilled(log);
     bool tight = get(&log->end) - get(&log->floor) > log->ring_bytes / 2;
     for (unsigned i = 0; i < log->ring_count; i++)
         if (is_spilled(log, &log->rings[i]) && log->rings[i].spilled > most)
             most = log->rings[i].spilled;
     for (unsigned i = 0; i < log->ring_count; i++) {
+        somewhere |= log->rings[i].spills;
+        if (is_spilled(log, &log->rings[i]) && stands_still(keeper, i, most, now_ns))
+            still |= 1u << i;
+    }
+    bool leave = still && tight && volumes_left(log, still) >= log->storage_quorum;
+    for (unsigned i = 0; i < log->ring_count; i++) {
         const fp_ring *ring = &log->rings[i];
-        somewhere |= ring->spills;
-        if (!is_spilled(log, ring))
-            continue;
-        has_storage = true;
-        if (stands_still(keeper, i, most, now_ns) && tight)
-            left_behind = true;
-        else if (ring->spilled < all)
+        has_storage |= is_spilled(log, ring);
+        if (is_spilled(log, ring) && !(leave && still >> i & 1) && ring->spilled < all)
             all = ring->spilled;
     }
     raise_to(&log->stored, stored_lsn(log));
-    if (left_behind && get(&log->stored) < all)
+    if (leave && get(&log->stored) < all)
         all = get(&log->stored);
     atomic_store_explicit(&keeper->has_storage, has_storage, memory_order_relaxed);
-    atomic_store_explicit(&keeper->volumes, volumes_left(log), memory_order_relaxed);
+    atomic_store_explicit(&keeper->volumes, volumes_left(log, 0), memory_order_relaxed);
     atomic_store_explicit(&keeper->spilled_somewhere, somewhere, memory_order_relaxed);
     keeper->spilled_all = has_storage ? all : 0;
 }

@@ -302,6 +302,22 @@ static void a_storage_node_that_stands_still_is_left_behind(void **state)
     compare_all(w);
 }
 
+/* Where a memory node is lost, too, the other storage node alone is no quorum: log is kept, and commits that want storage
+ * wait, but do not fail. */
+static void a_storage_node_is_waited_for_if_too_few_others_go_on(void **state)
+{
+    world *w = *state;
+    uint64_t before = fp_sim_now_ns(w->sim.world), until = log_end(w) + 2 * RING_BYTES;
+    fp_sim_cut(w->sim.world, "owner", w->sim.uris[2] + strlen("sim://"));
+    w->still = 1;
+    fp_sim_at(w->sim.world, before + 5000000000ull, go_on_with_all, w);
+    while (log_end(w) < until)
+        test_must(change(w, FARPOOL_DURABLE_MEMORY), "change");
+    assert_true(fp_sim_now_ns(w->sim.world) - before >= 5000000000ull);
+    test_must(change(w, FARPOOL_DURABLE_STORAGE), "change");
+    assert_true(atomic_load(&w->part->redo->rings[2].lost));
+}
+
 /* What the volume has said to one memory node it has, also when that is lost and the others have not heard of it. */
 static void what_a_volume_has_counts_for_all_rings(void **state)
 {
@@ -359,6 +375,8 @@ int main(void)
                                         set_up_with_storage, tear_down),
         cmocka_unit_test_setup_teardown(a_storage_node_that_stands_still_is_left_behind, set_up,
                                         tear_down),
+        cmocka_unit_test_setup_teardown(a_storage_node_is_waited_for_if_too_few_others_go_on,
+                                        set_up, tear_down),
         cmocka_unit_test_setup_teardown(what_a_volume_has_counts_for_all_rings, set_up_one_volume,
                                         tear_down),
         cmocka_unit_test_setup_teardown(storage_durability_is_waited_for, set_up, tear_down),
