@@ -7,9 +7,11 @@
 #include "common/clock.h"
 #include "common/error.h"
 #include "common/futex.h"
+#include "common/log.h"
 #include "common/spawn.h"
 #include "compute/evict.h"
 #include "compute/frames.h"
+#include "compute/io.h"
 #include "compute/keeper.h"
 #include "compute/recovery.h"
 #include "compute/slab.h"
@@ -24,6 +26,7 @@ enum {
     RESTS_WAITED_FOR = 15,
     REST_US_MIN = 50,
     STUCK_US = 5000, /* until somebody's latch is looked at again */
+    TELL_S = 60,
     FAILED_US =
         1000000 /* until a node that could not be used is asked again, and the longest rest */
 };
@@ -63,6 +66,7 @@ struct fp_fill {
     farpool_pid next, put_off; /* the walk's place; the first page that could not be had, or NONE */
     fill_page pages[PAGES];    /* under way */
     unsigned count;
+    uint64_t told_ns; /* when it was said last why one cannot be filled; 0: never */
 };
 
 /* ---- the walk -------------------------------------------------------------------------------- */
@@ -162,6 +166,18 @@ static void forget(fp_fill *fill, unsigned i)
     fill->pages[i] = fill->pages[--fill->count];
 }
 
+/* After an error, with farpool_errmsg(): now and then. */
+static void tell(fp_fill *fill, farpool_pid pid)
+{
+    uint64_t now = fp_now_ns();
+    if (fill->told_ns && now - fill->told_ns < TELL_S * 1000000000ull)
+        return;
+    fill->told_ns = now;
+    fp_log(FP_LOG_WARN,
+           "partition %llu: page %llu is not brought to a memory node: %s; trying again",
+           (unsigned long long)fill->partition->id, (unsigned long long)pid, farpool_errmsg());
+}
+
 /* Until one cannot be had: that may have taken long, and the next one would, too. */
 static int bring_all(fp_fill *fill)
 {
@@ -172,9 +188,12 @@ static int bring_all(fp_fill *fill)
         if (!rc)
             continue;
         forget(fill, i);
-        if (rc == FARPOOL_E_NOTFOUND)
+        if (rc == FARPOOL_E_NOTFOUND) {
             rc = 0;
-        else if (pid < fill->put_off)
+            continue;
+        }
+        tell(fill, pid);
+        if (pid < fill->put_off)
             fill->put_off = pid;
     }
     return rc;
@@ -198,6 +217,10 @@ static enum outcome store_all(fp_fill *fill)
     uint64_t stored =
         fp_evict_store(thread, fill->partition, pids, fill->count, hollow, leave, &error);
     fp_thread_disown(thread);
+    if (!stored && error)
+        tell(fill, pids[0]);
+    if (!stored && !error)
+        fp_io_help(pool); /* it may be on its way for somebody who does nothing else now */
     for (unsigned i = fill->count; i-- > 0;)
         if (stored >> i & 1)
             forget(fill, i);

@@ -5,6 +5,8 @@
  * been taken over touches nothing of his successor's. And that pages come to a new node's slots, and to those of an owner
  * who has recovered them, though nobody asks for them: then the storage node may go.
  */
+#include <pthread.h>
+#include <semaphore.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -369,6 +371,38 @@ static void filling_begins_anew(void **state)
     compare_without_storage(w, w->pool, w->part);
 }
 
+static struct {
+    sem_t done, end;
+} prefetcher;
+
+static void *prefetch(void *arg)
+{
+    world *w = arg;
+    farpool_prefetch(w->part, w->pids, PAGES);
+    sem_post(&prefetcher.done);
+    sem_wait(&prefetcher.end);
+    return NULL;
+}
+
+static void who_prefetches_and_then_rests_holds_nobody_up(void **state)
+{
+    world *w = *state;
+    pthread_t thread;
+    REQUIRE(!sem_init(&prefetcher.done, 0, 0) && !sem_init(&prefetcher.end, 0, 0));
+    kill_node(w, 0);
+    assert_int_equal(reconfigure(w, 2, SPARE, 1, 2), 0);
+    REQUIRE(!pthread_create(&thread, NULL, prefetch, w));
+    sem_wait(&prefetcher.done);
+    for (int i = 0; i < 5000 && stats_of(w->pool).fill_left; i++) {
+        (void)fp_fill_step(w->part->fill);
+        sim_pass(&w->sim, 1);
+    }
+    uint64_t left = stats_of(w->pool).fill_left;
+    sem_post(&prefetcher.end);
+    REQUIRE(!pthread_join(thread, NULL));
+    assert_true(left == 0);
+}
+
 /* The place of a node that is not taken in is filled elsewhere, as far as there is room. */
 static void what_an_absent_node_had_is_filled_elsewhere(void **state)
 {
@@ -423,6 +457,7 @@ int main(void)
         TEST(a_replacement_counts),
         TEST(a_new_nodes_share_is_filled),
         TEST(filling_begins_anew),
+        TEST(who_prefetches_and_then_rests_holds_nobody_up),
         TEST(what_an_absent_node_had_is_filled_elsewhere),
         TEST(filling_waits_for_a_storage_node),
         TEST(a_new_owner_fills_what_it_recovers),
