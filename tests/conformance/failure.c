@@ -276,7 +276,7 @@ static void pump_until_broken(uint64_t kill_after, victim *server_to_kill)
     }
     assert_int_equal(posted, done);
     assert_true(done >= kill_after);
-    assert_true(fp_net_now_ns(c.net) - killed_ns < UINT64_C(5000000000));
+    assert_true(fp_net_now_ns(c.net) - killed_ns < UINT64_C(60000000000));
     assert_true(strlen(fp_net_conn_reason(c.conn)) > 10);
 }
 
@@ -343,7 +343,7 @@ static void death_is_noticed_when_busy(void **state)
             assert_ptr_equal(event.conn, done ? c.conn : idle);
             assert_int_equal(event.status, done ? 0 : FARPOOL_E_NODE);
         }
-        assert_true(fp_net_now_ns(c.net) - start < UINT64_C(5000000000));
+        assert_true(fp_net_now_ns(c.net) - start < UINT64_C(60000000000));
     }
     fp_net_conn_close(idle);
     victim_reap(&dying);

@@ -157,7 +157,7 @@ static void a_receiver_that_never_polls(void **state)
     double seconds = (double)(fp_now_ns() - start) / 1e9;
     print_message("%s: %d messages failed after %.1f s\n", fp_net_conn_reason(c.conn), failed,
                   seconds);
-    assert_true(failed > 0 && seconds < 6);
+    assert_true(failed > 0 && seconds < 60);
     peer_resume(&server);
     /* RNR_RETRY_EXC, but rxe counts these retries among the others */
     assert_non_null(strstr(fp_net_conn_reason(c.conn), "RETRY_EXC: "));

@@ -11,7 +11,7 @@
 
 #include "tests/lib/meta.h"
 
-enum { CHANGES = 150, TTL_MS = 2000, LATE_MS = 15000 };
+enum { CHANGES = 150, TTL_MS = 5000, LATE_MS = 15000 };
 
 static meta_log logs[2];
 

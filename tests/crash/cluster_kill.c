@@ -14,7 +14,7 @@
  *   - two memory nodes, or all, or everything: FARPOOL_RECOVER refuses, and FARPOOL_RECOVER_STORED finds each thread's
  *     writes up to one that is not before the last it was told was on stable media
  *
- * A worker that gets nothing done for a minute is a failure, with its stacks. ROUNDS=n and SEED=n; LIMIT_S=n: no round
+ * A worker that gets nothing done for three minutes is a failure, with its stacks. ROUNDS=n and SEED=n; LIMIT_S=n: no round
  * begins later than that, for each transport (50, or none if ROUNDS is given);
  * FARPOOL_TEST_SCHEME picks the transport, FARPOOL_TEST_STORAGES the number of storage nodes.
  */

@@ -30,7 +30,7 @@ enum {
     WRITES_MAX = 300, /* between two events */
     STORED_MAX = 10,  /* the same of those that wait for storage */
     PAUSE_MS = 20,    /* between what fails together */
-    REACH_S = 30,     /* a point that is not reached in this time is not reached */
+    REACH_S = 120,    /* a point that is not reached in this time is not reached */
     SECOND_EACH = 3,  /* of so many deaths one is followed by another while it recovers */
     TURN_MS = 1500,   /* after which it is helped to come there, if somebody knows how */
     FAULT_MAX = 64,

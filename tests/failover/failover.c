@@ -40,7 +40,7 @@ enum {
     COMPUTES = 3,
     ETCDS = 3,
     LIMIT_S = 60,
-    DEADLINE_S = 120, /* for everything that is waited for */
+    DEADLINE_S = 240, /* for everything that is waited for */
     ACKS = 300,       /* a round's worth of commits */
     AWAY_MS = 6000,   /* at most; others are put in the place of memory and storage nodes earlier */
 };
@@ -130,7 +130,7 @@ static json_t *look(void)
 {
     char command[400];
     snprintf(command, sizeof command, "%s/farpoolctl --timeout %u -o json status 2>/dev/null",
-             build, 1000 * slower * slower);
+             build, 5000 * slower);
     FILE *pipe = popen(command, "r");
     REQUIRE(pipe);
     json_t *status = json_loadf(pipe, 0, NULL);

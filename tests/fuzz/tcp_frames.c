@@ -33,7 +33,7 @@ enum {
     OPS_MAX = 16,
     OP_BYTES = 512,
 };
-#define STUCK_NS 20000000000ull
+#define STUCK_NS 120000000000ull
 
 const unsigned fuzz_runs = 3000;
 

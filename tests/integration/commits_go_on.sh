@@ -34,13 +34,16 @@ await() { # PATTERN COUNT
 
 acknowledged() { grep '"load"' "$dir/cluster/$owner/log" | tail -n 1 | sed 's/.*"acknowledged":\([0-9]*\).*/\1/'; }
 
-# Two more lines of load, a second apart, between which commits were acknowledged.
+# Lines of load come, one a second, and tell of more commits.
 goes_on() {
-    local before
+    local before i
     await '"load"' 1
     before=$(acknowledged)
-    await '"load"' 1
-    [ "$(acknowledged)" -gt "$before" ] || fail "no commits while $1"
+    for ((i = 0; i < 60; i++)); do
+        await '"load"' 1
+        [ "$(acknowledged)" -le "$before" ] || return 0
+    done
+    fail "no commits while $1"
 }
 
 etcd=()
@@ -81,7 +84,7 @@ goes_on "all but mem1 are back"
 log_of() { # NODE
     "$build/farpoolctl" node list -o json | python3 -c '
 import json, sys
-print(next(n["actual"]["log"] for n in json.load(sys.stdin)["nodes"] if n["name"] == sys.argv[1]))' "$1"
+print(next(n["actual"].get("log", 0) for n in json.load(sys.stdin)["nodes"] if n["name"] == sys.argv[1]))' "$1"
 }
 
 "${cluster[@]}" start mem1

@@ -104,7 +104,7 @@ static int open_part(compute *c, struct opened *o, const json_t *duty)
     options.epoch = o->epoch;
     options.memnodes = memnodes;
     options.memnode_count = MEMORY;
-    options.timeout_ms = 1000;
+    options.timeout_ms = 20000;
     options.slab_bytes = (size_t)json_integer_value(json_object_get(duty, "slab_bytes"));
     options.space_bytes = (size_t)json_integer_value(json_object_get(duty, "space_bytes"));
     options.log_copies = 3;

@@ -20,7 +20,7 @@ enum {
     POOL_BYTES = 1 << 20, /* an eighth of the pages: all are gone when their turn comes again */
     BATCH = 32,
     NODE_KIB = 24 << 10,
-    TICKS_MORE = 2,
+    TICKS_MORE = 10,
 };
 
 static test_process node;

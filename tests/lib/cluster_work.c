@@ -16,7 +16,7 @@
 #include "tests/lib/logclient.h"
 #include "tests/lib/testnode.h"
 
-enum { POOL_BYTES = 1 << 20, HANG_S = 60, BATCH_MAX = 50, FULL_LOAD_S = 3, EASED_US = 50000 };
+enum { POOL_BYTES = 1 << 20, HANG_S = 180, BATCH_MAX = 50, FULL_LOAD_S = 3, EASED_US = 50000 };
 
 /* ---- a worker -------------------------------------------------------------------------------- */
 
@@ -372,13 +372,13 @@ static void look_after_processes(cluster_work *work)
 static void complain_of_hang(const cluster_work *work, const char *what)
 {
     char command[128];
-    fprintf(
-        stderr,
-        "nothing happened for a minute: %s; ready %d, %llu acknowledged, %llu pages to fill, rings "
-        "whole %d %d %d\n",
-        what, atomic_load(&work->ready), (unsigned long long)atomic_load(&work->acks),
-        (unsigned long long)atomic_load(&work->fill_left), atomic_load(&work->whole[0]),
-        atomic_load(&work->whole[1]), atomic_load(&work->whole[2]));
+    fprintf(stderr,
+            "nothing happened for three minutes: %s; ready %d, %llu acknowledged, %llu pages to "
+            "fill, rings "
+            "whole %d %d %d\n",
+            what, atomic_load(&work->ready), (unsigned long long)atomic_load(&work->acks),
+            (unsigned long long)atomic_load(&work->fill_left), atomic_load(&work->whole[0]),
+            atomic_load(&work->whole[1]), atomic_load(&work->whole[2]));
     fprintf(stderr, "%s", work->rings);
     snprintf(command, sizeof command, "gdb -batch -p %d -ex 'thread apply all bt' >&2",
              (int)work->worker);

@@ -3,7 +3,7 @@
  * A process that works on a partition of a cluster (tests/lib/cluster.h): it recovers the partition, compares all of its
  * B+-tree with what the workers before it have noted, and writes with several threads until it is killed. Before there
  * was a tree, pages were written that never change: they take slots on each memory node and leave gaps between them, so
- * that the tree is on all nodes, too, and are compared as well. It is forked; what it notes is in memory shared with the test. A worker that gets nothing done for a minute is a failure,
+ * that the tree is on all nodes, too, and are compared as well. It is forked; what it notes is in memory shared with the test. A worker that gets nothing done for three minutes is a failure,
  * with its stacks. One cluster at a time.
  */
 #ifndef FP_TESTS_LIB_CLUSTER_WORK_H

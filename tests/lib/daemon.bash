@@ -51,3 +51,13 @@ stop() {
 cpu_ticks() { # user and system time of a process, all threads
     sed 's/.*) //' "/proc/$1/stat" | awk '{print $12 + $13}'
 }
+
+# $node uses a fortieth of a processor at most.
+idles() {
+    local before
+    sleep 1 # it may have just begun
+    before=$(cpu_ticks "$node")
+    sleep 2
+    before=$(($(cpu_ticks "$node") - before))
+    [ "$before" -le 5 ] || fail "$before ticks of CPU in 2 s of idling"
+}

@@ -85,7 +85,7 @@ static int uring_groups(int (*group)(const char *name))
 
 int disk_for_each(int (*group)(const char *name))
 {
-    alarm(300); /* a test that hangs fails */
+    alarm(900); /* a test that hangs fails */
     int failures = there_is_uring() ? uring_groups(group) : 0;
     const char *seed = getenv("SEED");
     fp_sim_config config = {.late = true};

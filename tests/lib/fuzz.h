@@ -12,7 +12,7 @@
 
 #include "tests/lib/testnode.h"
 
-enum { FUZZ_INPUT_MAX = 1 << 16, FUZZ_STUCK_SECONDS = 30 };
+enum { FUZZ_INPUT_MAX = 1 << 16, FUZZ_STUCK_SECONDS = 120 };
 
 void fuzz_one(const uint8_t *data, size_t len);
 /* An input of the fixed run, all of it drawn from *random. Returns its length. */

@@ -37,7 +37,7 @@ int meta_for_each(int (*group)(const char *name))
 {
     const char *seed = getenv("SEED");
     const fp_sim_config config = {.late = true};
-    alarm(300); /* a test that hangs fails */
+    alarm(900); /* a test that hangs fails */
     backend = SQLITE;
     int failures = group("sqlite");
     backend = SIM;

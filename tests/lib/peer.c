@@ -199,7 +199,7 @@ __attribute__((constructor)) static void serve_if_asked(int argc, char **argv, c
     static peer p;
     int ready = atoi(argv[3]);
     prctl(PR_SET_PDEATHSIG, SIGKILL);
-    alarm(300);
+    alarm(900);
     serve_open(&p, argv[2]);
     if (write(ready, p.uri, sizeof p.uri) != sizeof p.uri)
         _exit(1);

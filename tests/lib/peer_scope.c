@@ -108,7 +108,7 @@ int peer_for_each(int (*group)(const char *name))
     variant list[4];
     size_t n = variants(list, sizeof list / sizeof list[0]);
     int failures = 0;
-    alarm(300); /* a test that hangs fails */
+    alarm(900); /* a test that hangs fails */
     for (size_t i = 0; i < n; i++) {
         snprintf(current, sizeof current, "%s", list[i].uri);
         if (list[i].tls)

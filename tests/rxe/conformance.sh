@@ -4,12 +4,12 @@
 # test-timeout: 420
 set -u
 export FARPOOL_TEST_URI=verbs://10.77.0.1:0
-exec scripts/rxe-vm -t 400 -- bash -c '
+exec scripts/rxe-vm -t 840 -- bash -c '
 failed=0
 for test in "$@"; do
     [[ $test == */disk* ]] && continue # the other contract, which needs no network
     echo "== $test"
-    timeout 120 "$test"
+    timeout 400 "$test"
     rc=$?
     if [ $rc != 0 ] && [ $rc != 77 ]; then
         echo "== $test: exit code $rc"

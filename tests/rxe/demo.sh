@@ -9,7 +9,7 @@ trap 'rm -rf "$dir"' EXIT
 seq 1 12000 | sed 's/.*/key&\trecord & goes to a memory node and comes back by an RDMA READ, which no CPU there sees/' >"$dir/tsv"
 for mapping in frames vm; do
     # The storage node's volume is on ext4 on a loop device in memory.
-    scripts/rxe-vm -t 300 -- env FARPOOL_BUILD="$FARPOOL_BUILD" bash -euc '
+    scripts/rxe-vm -t 840 -- env FARPOOL_BUILD="$FARPOOL_BUILD" bash -euc '
         mkdir /run/disk
         truncate -s 1g /dev/shm/disk
         mkfs.ext4 -q /dev/shm/disk

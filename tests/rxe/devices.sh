@@ -5,7 +5,7 @@
 # a sentence that names the address and says what to do.
 set -euo pipefail
 if [ "${1-}" != inside ]; then
-    exec scripts/rxe-vm -t 120 -- env FARPOOL_BUILD="$FARPOOL_BUILD" bash "$0" inside
+    exec scripts/rxe-vm -t 840 -- env FARPOOL_BUILD="$FARPOOL_BUILD" bash "$0" inside
 fi
 
 export RES_OPTIONS='timeout:1 attempts:1'
@@ -14,7 +14,7 @@ said=$(mktemp)
 refused() { # what is expected in the message, command...
     local expected=$1 rc=0
     shift
-    timeout 30 "$@" 2>"$said" || rc=$?
+    timeout 200 "$@" 2>"$said" || rc=$?
     grep 'error:' "$said" || cat "$said"
     if [ $rc != 1 ] || ! grep 'error:' "$said" | grep -Eq "$expected"; then
         echo "FAILED: exit code $rc, expected the words: $expected"

@@ -3,7 +3,7 @@
 # Shows that the doctor finds the RDMA device of a machine, its port and its GID for RoCE v2.
 set -euo pipefail
 if [ "${1-}" != inside ]; then
-    exec scripts/rxe-vm -t 180 -- env FARPOOL_BUILD="$FARPOOL_BUILD" bash "$0" inside
+    exec scripts/rxe-vm -t 840 -- env FARPOOL_BUILD="$FARPOOL_BUILD" bash "$0" inside
 fi
 said=$("$FARPOOL_BUILD/tests/unit/doctor")
 echo "$said"

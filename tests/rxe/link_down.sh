@@ -45,7 +45,7 @@ trap '[ -z "$node" ] || kill $node 2>/dev/null; wait; rm -rf "$dir"' EXIT
 vm() { # own number, the other's, command...
     local own=$1 other=$2
     shift 2
-    scripts/rxe-vm -t 250 -c 1 -m 1024 -s "$dir/shared" -x "-netdev dgram,id=wire,local.type=unix,local.path=$dir/$own\
+    scripts/rxe-vm -t 840 -c 1 -m 1024 -s "$dir/shared" -x "-netdev dgram,id=wire,local.type=unix,local.path=$dir/$own\
 ,remote.type=unix,remote.path=$dir/$other -device virtio-net-pci,netdev=wire,host_mtu=4300,mac=52:54:00:78:00:0$own" \
         -- bash "$0" inside "10.78.0.$own" "$@"
 }

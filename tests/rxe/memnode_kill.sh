@@ -5,5 +5,5 @@
 # started again at the same address has lost its pages, which is said, and no other bytes are ever seen.
 set -euo pipefail
 # shellcheck disable=SC2016
-exec scripts/rxe-vm -t 300 -- env FARPOOL_TEST_SCHEME=verbs FARPOOL_BUILD="$FARPOOL_BUILD" bash -c '
-    timeout 120 "$FARPOOL_BUILD/tests/crash/memnode_kill" && timeout 120 "$FARPOOL_BUILD/tests/crash/memnode_restart"'
+exec scripts/rxe-vm -t 840 -- env FARPOOL_TEST_SCHEME=verbs FARPOOL_BUILD="$FARPOOL_BUILD" bash -c '
+    timeout 400 "$FARPOOL_BUILD/tests/crash/memnode_kill" && timeout 400 "$FARPOOL_BUILD/tests/crash/memnode_restart"'

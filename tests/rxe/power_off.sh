@@ -48,7 +48,7 @@ start_vm() { # round, what power_off shall do, "umount" if the VM is to end in o
     cp --sparse=always "$dir/disk" "$dir/running"
     : >"$dir/log"
     # Only QEMU is killed, so nothing of the host has to be flushed.
-    scripts/rxe-vm -t 300 -s "$dir/shared" -x "-pidfile $dir/pid \
+    scripts/rxe-vm -t 840 -s "$dir/shared" -x "-pidfile $dir/pid \
         -blockdev driver=file,node-name=running,filename=$dir/running,cache.no-flush=on \
         -blockdev driver=file,node-name=log,filename=$dir/log,cache.no-flush=on \
         -blockdev driver=blklogwrites,node-name=disk,file=running,log=log,log-sector-size=512 \

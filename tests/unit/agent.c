@@ -448,7 +448,7 @@ static void what_was_sent_and_not_answered_is_unknown(void **state)
     UNTIL(a.times);
     for (unsigned i = 0; i < sizeof cases / sizeof *cases; i++) {
         bed.c[0].mood = cases[i].mood;
-        ask(&a, 1, cases[i].mood == SCRIPTED_SILENT ? 200 : 0);
+        ask(&a, 1, cases[i].mood == SCRIPTED_SILENT ? 2000 : 0);
         UNTIL(a.times);
         assert_int_equal(a.status, cases[i].code);
         bed.c[0].mood = SCRIPTED_LEADS;
