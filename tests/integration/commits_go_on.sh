@@ -21,10 +21,10 @@ fail() {
 
 lines() { wc -l <"$dir/cluster/$owner/log"; }
 
-# Until the owner has said that so often from now on.
-await() { # PATTERN COUNT
+# Until the owner has said that so often, behind that line; from now on.
+await() { # PATTERN COUNT [LINE]
     local from i
-    from=$(lines)
+    from=${3:-$(lines)}
     for ((i = 0; i < 1200; i++)); do
         [ "$(tail -n "+$((from + 1))" "$dir/cluster/$owner/log" | grep -c -- "$1")" -ge "$2" ] && return
         sleep 0.05
@@ -66,8 +66,9 @@ await '"load"' 1
 
 "${cluster[@]}" kill coord1 coord2 coord3 "${members[@]}"
 for _ in 1 2 3; do goes_on "all coordinators are away"; done
+before=$(lines)
 kill -USR1 "$(cut -d' ' -f1 "$dir/cluster/$owner/pid")"
-await '"compared"' 1
+await '"compared"' 1 "$before"
 "${cluster[@]}" kill mem1
 goes_on "all coordinators and a memory node are away"
 
