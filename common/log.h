@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Lines on stderr for the daemons and tools. The library itself logs nothing: it returns errors.
+ * Lines on stderr for the daemons and tools. The library returns errors; it logs only what its own threads meet and no
+ * caller is told.
  *
  * Where stderr is systemd's journal (the device and inode that JOURNAL_STREAM names, sd-daemon(3)) a line begins with its priority as "<4>" and the
  * journal adds the time; elsewhere it begins with the UTC time and the level's name.

@@ -66,7 +66,7 @@ struct fp_fill {
     farpool_pid next, put_off; /* the walk's place; the first page that could not be had, or NONE */
     fill_page pages[PAGES];    /* under way */
     unsigned count;
-    uint64_t told_ns; /* when it was said last why one cannot be filled; 0: never */
+    uint64_t tell_again_ns; /* not before is it said again why one cannot be filled */
 };
 
 /* ---- the walk -------------------------------------------------------------------------------- */
@@ -170,9 +170,9 @@ static void forget(fp_fill *fill, unsigned i)
 static void tell(fp_fill *fill, farpool_pid pid)
 {
     uint64_t now = fp_now_ns();
-    if (fill->told_ns && now - fill->told_ns < TELL_S * 1000000000ull)
+    if (now < fill->tell_again_ns)
         return;
-    fill->told_ns = now;
+    fill->tell_again_ns = now + TELL_S * 1000000000ull;
     fp_log(FP_LOG_WARN,
            "partition %llu: page %llu is not brought to a memory node: %s; trying again",
            (unsigned long long)fill->partition->id, (unsigned long long)pid, farpool_errmsg());
@@ -217,14 +217,17 @@ static enum outcome store_all(fp_fill *fill)
     uint64_t stored =
         fp_evict_store(thread, fill->partition, pids, fill->count, hollow, leave, &error);
     fp_thread_disown(thread);
-    if (!stored && error)
-        tell(fill, pids[0]);
-    if (!stored && !error)
-        fp_io_help(pool); /* it may be on its way for somebody who does nothing else now */
     for (unsigned i = fill->count; i-- > 0;)
         if (stored >> i & 1)
             forget(fill, i);
-    return stored ? MOVED : error ? FAILED : STUCK;
+    if (stored)
+        return MOVED;
+    if (!error) {
+        fp_io_help(pool); /* it may be on its way for somebody who does nothing else now */
+        return STUCK;
+    }
+    tell(fill, pids[0]);
+    return FAILED;
 }
 
 static enum outcome end_walk(fp_fill *fill)

@@ -140,16 +140,23 @@ static void claim(fp_lead *lead)
            claimed);
 }
 
+/* It has failed, or the metastore is being closed: nothing is to be made of it. */
+static bool is_over(fp_lead *lead, const fp_meta_req *req)
+{
+    if (!req->status)
+        return false;
+    if (req->status != FARPOOL_E_CLOSED) {
+        failed(lead, req->status);
+        rest(lead);
+    }
+    return true;
+}
+
 static void granted(fp_meta_req *req)
 {
     fp_lead *lead = req->user;
-    if (req->status == FARPOOL_E_CLOSED)
+    if (is_over(lead, req))
         return;
-    if (req->status) {
-        failed(lead, req->status);
-        rest(lead);
-        return;
-    }
     lead->lease = req->lease;
     lead->lease_ns = req->ttl_ms * MS;
     lead->kept_ns = lead->asked_ns;
@@ -205,13 +212,8 @@ static void follow(fp_lead *lead, const fp_meta_kv *kv, uint64_t revision)
 static void looked(fp_meta_req *req)
 {
     fp_lead *lead = req->user;
-    if (req->status == FARPOOL_E_CLOSED)
+    if (is_over(lead, req))
         return;
-    if (req->status) {
-        failed(lead, req->status);
-        rest(lead);
-        return;
-    }
     const fp_meta_kv *kv = NULL;
     for (size_t i = 0; i < req->kv_count; i++) {
         if (!strcmp(req->kvs[i].key, "leader"))

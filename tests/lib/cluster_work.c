@@ -374,8 +374,7 @@ static void complain_of_hang(const cluster_work *work, const char *what)
     char command[128];
     fprintf(stderr,
             "nothing happened for three minutes: %s; ready %d, %llu acknowledged, %llu pages to "
-            "fill, rings "
-            "whole %d %d %d\n",
+            "fill, rings whole %d %d %d\n",
             what, atomic_load(&work->ready), (unsigned long long)atomic_load(&work->acks),
             (unsigned long long)atomic_load(&work->fill_left), atomic_load(&work->whole[0]),
             atomic_load(&work->whole[1]), atomic_load(&work->whole[2]));

@@ -48,16 +48,16 @@ stop() {
     [ "$got" = 0 ] || fail "status $got after SIG$1: $(cat "$dir/node.err")"
 }
 
-cpu_ticks() { # user and system time of a process, all threads
-    sed 's/.*) //' "/proc/$1/stat" | awk '{print $12 + $13}'
+cpu_ticks() { # user and system time of $node, all threads
+    sed 's/.*) //' "/proc/$node/stat" | awk '{print $12 + $13}'
 }
 
 # $node uses a fortieth of a processor at most.
 idles() {
-    local before
+    local before used
     sleep 1 # it may have just begun
-    before=$(cpu_ticks "$node")
+    before=$(cpu_ticks)
     sleep 2
-    before=$(($(cpu_ticks "$node") - before))
-    [ "$before" -le 5 ] || fail "$before ticks of CPU in 2 s of idling"
+    used=$(($(cpu_ticks) - before))
+    [ "$used" -le 5 ] || fail "$used ticks of CPU in 2 s of idling"
 }

@@ -12,6 +12,7 @@
 #include "common/clock.h"
 #include "memnode/spill_inside.h"
 #include "tests/lib/logclient.h"
+#include "tests/lib/require.h"
 #include "tests/lib/spill_stage.h"
 
 static void what_is_durable_in_memory_is_spilled(void **state)
@@ -282,9 +283,7 @@ static void an_old_owners_ring_waits_for_the_new_one(void **state)
     o.durable = o.log.end;
     o.epoch = 1;
     ring_owner_tell(&o, 1);
-    uint64_t deadline = fp_now_ns() + WAIT_S * (uint64_t)WAIT_NS;
-    while (older->rings->said != FARPOOL_E_FENCED && fp_now_ns() < deadline)
-        go_on(older);
+    AWAIT((go_on(older), older->rings->said == FARPOOL_E_FENCED));
     idle(older, 50);
     assert_int_equal(spilled(&o, 1), durable);
     assert_int_equal(older->rings->said, FARPOOL_E_FENCED);
@@ -327,12 +326,7 @@ static void a_log_made_anew_takes_what_is_of_owners_before(void **state)
 static void until_gaps(fp_spill *spill, uint64_t gaps)
 {
     fp_spill_usage usage;
-    uint64_t deadline = fp_now_ns() + WAIT_S * (uint64_t)WAIT_NS;
-    do {
-        go_on(spill);
-        fp_spill_usage_get(spill, &usage);
-    } while (usage.gaps != gaps && fp_now_ns() < deadline);
-    assert_int_equal(usage.gaps, gaps);
+    AWAIT((go_on(spill), fp_spill_usage_get(spill, &usage), usage.gaps == gaps));
 }
 
 static void a_gap_is_reported(void **state)

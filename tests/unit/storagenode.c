@@ -97,6 +97,13 @@ static void connect_streamer(logclient *c, uint64_t epoch)
     } while (!c->msg.wal.streaming);
 }
 
+/* One that appends, and another one. */
+static void connect_two(logclient *first, logclient *second, uint64_t epoch)
+{
+    connect_streamer(first, epoch);
+    connect_client(second);
+}
+
 static bool says(const logclient *c, const char *text) { return strstr(c->msg.text, text); }
 
 /* ---- what it is for -------------------------------------------------------------------------- */
@@ -300,8 +307,7 @@ static void test_one_appends(void **state)
 {
     (void)state;
     logclient first, second;
-    connect_streamer(&first, 1);
-    connect_client(&second);
+    connect_two(&first, &second, 1);
     assert_int_equal(logclient_wal_open(&second, P, 1, FRAME, FIRST), FP_MSG_WAL_STATE);
     assert_int_equal(second.msg.wal.streaming, 0);
     assert_int_equal(second.msg.wal.landing.len, 0);
@@ -335,8 +341,7 @@ static void test_one_is_silent(void **state)
 {
     (void)state;
     logclient first, second;
-    connect_streamer(&first, 1);
-    connect_client(&second);
+    connect_two(&first, &second, 1);
     add_frames(5, 1);
     assert_int_equal(logclient_stream(&first, &owner, owner.end), FP_MSG_WAL_STATE);
     unsigned asked = 0;
@@ -359,8 +364,7 @@ static void test_one_gives_up(void **state)
 {
     (void)state;
     logclient first, second;
-    connect_streamer(&first, 1);
-    connect_client(&second);
+    connect_two(&first, &second, 1);
     add_frames(5, 1);
     assert_int_equal(logclient_stream(&first, &owner, owner.end), FP_MSG_WAL_STATE);
     assert_int_equal(logclient_wal_open(&second, P, 1, 0, FIRST), FP_MSG_WAL_STATE);
@@ -382,8 +386,7 @@ static void test_epochs(void **state)
 {
     (void)state;
     logclient first, second;
-    connect_streamer(&first, 5);
-    connect_client(&second);
+    connect_two(&first, &second, 5);
     add_frames(5, 5);
     assert_int_equal(logclient_stream(&first, &owner, owner.end), FP_MSG_WAL_STATE);
     assert_int_equal(logclient_wal_open(&second, P, 4, FRAME, FIRST), FARPOOL_E_FENCED);
