@@ -65,7 +65,8 @@ void fp_take_next(fp_take *take);
 void fp_take_add(fp_take *take, const uint8_t *bytes, size_t len);
 /* Makes the manifest, as one of this generation, the partition's. Its page store is not open. done. */
 void fp_take_install(fp_take *take, uint64_t generation);
-/* Nothing is under way; the disk is not closed yet. NULL is allowed. */
+/* The disk is not closed yet; nothing is under way but for an installation: it is over at the latest when the disk is
+ * closed, and done() is not called. NULL is allowed. */
 void fp_take_close(fp_take *take);
 
 #endif

@@ -307,7 +307,7 @@ void fp_stored_all_close(fp_storagenode *node)
             return;
         open = 0;
         for (const fp_stored *log = node->logs; log; log = log->next)
-            open += log->drop || (log->state == FP_STORED_CLOSING && !log->over);
+            open += log->drop || log->installing || (log->state == FP_STORED_CLOSING && !log->over);
     } while (open && !node->disk->dead);
 }
 

@@ -26,8 +26,9 @@ typedef struct taking {
     uint64_t read;
     XXH3_state_t *hash;
     fp_maker maker;
-    bool finishing; /* the last bytes of a file are on their way */
-    bool closing;   /* by fp_take_close: what is left of a file is being removed */
+    bool finishing;  /* the last bytes of a file are on their way */
+    bool installing; /* it is being made the partition's */
+    bool closing;    /* by fp_take_close: as soon as what is under way is over */
 } taking;
 
 static void over(taking *t, int status)
@@ -96,9 +97,10 @@ void fp_take_close(fp_take *take)
     taking *t = (taking *)take;
     if (!t)
         return;
-    if (t->maker.own.handle && !t->closing) {
+    if ((t->installing || t->maker.own.handle) && !t->closing) {
         t->closing = true;
-        fp_maker_abandon(&t->maker);
+        if (!t->installing)
+            fp_maker_abandon(&t->maker);
         return;
     }
     for (uint32_t i = 0; t->files && i < take->manifest.header.count; i++)
@@ -313,10 +315,11 @@ void fp_take_add(fp_take *take, const uint8_t *bytes, size_t len)
 static void installed(fp_maker *maker)
 {
     taking *t = maker->user;
-    if (t->closing) { /* given up: no manifest was written */
+    if (t->closing) {
         fp_take_close(&t->take);
         return;
     }
+    t->installing = false;
     fp_kept error = maker->error;
     fp_pages *pages = fp_volume_pages(t->volume, t->take.manifest.header.partition);
     fp_maker_free(maker);
@@ -358,6 +361,10 @@ static void old_closed(fp_disk_req *req);
 /* Files that were rotten are read by the handles of what took their places from now on. */
 static void renew(taking *t)
 {
+    if (t->closing) {
+        fp_take_close(&t->take);
+        return;
+    }
     for (; t->at < t->take.manifest.header.count; t->at++) {
         fp_file *file = t->files[t->at];
         file->rotten = false;
@@ -393,5 +400,6 @@ void fp_take_install(fp_take *take, uint64_t generation)
     take->manifest.header.generation = generation;
     take->manifest.header.sequence = pages ? pages->manifest.header.sequence + 1 : 1;
     t->at = 0;
+    t->installing = true;
     submit(t, FP_DISK_NOP, renew_first);
 }

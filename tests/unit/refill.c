@@ -203,6 +203,22 @@ static void test_long_gap(void **state)
     check_same();
 }
 
+/* Stopped in the middle of a refill it ends well, and has it all after the last start. */
+static void test_stopped_at_any_time(void **state)
+{
+    enum { STOPS = 40 };
+    (void)state;
+    (void)make_long_gap();
+    for (unsigned i = 0; i < STOPS; i++) {
+        for (unsigned k = 0; k < i; k++)
+            (void)open_wal(&b, owner.log.end);
+        stop(&b);
+        start_with_peers(&b);
+    }
+    AWAIT(is_whole(&b, owner.log.end, owner.log.end));
+    check_same();
+}
+
 /* The pages have come, but the WAL cannot begin anew behind them, until what hinders it is gone. Then nobody has to ask for
  * it. */
 static void test_no_new_wal(void **state)
@@ -409,6 +425,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_gap, setup, teardown),
         cmocka_unit_test_setup_teardown(test_gap_of_who_appends, setup, teardown),
         cmocka_unit_test_setup_teardown(test_long_gap, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_stopped_at_any_time, setup, teardown),
         cmocka_unit_test_setup_teardown(test_no_new_wal, setup, teardown),
         cmocka_unit_test_setup_teardown(test_no_gap, setup, teardown),
         cmocka_unit_test_setup_teardown(test_no_beginning, setup, teardown),
