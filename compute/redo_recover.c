@@ -445,6 +445,8 @@ int fp_redo_recover(fp_redo_log *log, enum farpool_recover recover)
         rc = fp_redo_consult_storage(log, &all);
     if (!rc)
         rc = judge(log, recover != FARPOOL_NEW, &all);
+    if (!rc && recover == FARPOOL_NEW)
+        rc = fp_redo_check_none_stored(log, &all);
     FP_FAULT_POINT(RECOVER_CHOSEN);
     if (!rc)
         rc = take_up(log, &all);

@@ -8,6 +8,8 @@
  * Why it has all that was stored: what counts as stored is on storage_quorum volumes that have reached the last fork, one of
  * which is among those asked. Who has reached a later fork has it too, for whoever made that fork has seen it so (the
  * argument is that of Viewstamped Replication for log views). docs/redo.md, Forks.
+ *
+ * A log that is to be a new one is none if they have more than the rings: these were lost.
  */
 #include <string.h>
 
@@ -46,12 +48,19 @@ static int too_few(const farpool_partition *partition, const stored_logs *logs, 
                     logs->strangers, needed);
 }
 
+/* One of so many has what storage_quorum of them had. Fewer than that are all that there can be. */
+static unsigned answers_needed(const fp_redo_log *log)
+{
+    unsigned count = fp_storage_count(log->partition), quorum = log->storage_quorum;
+    return count < quorum ? count > 0 : count - quorum + 1;
+}
+
 /* from 0: only looks. Otherwise nothing of earlier owners is appended from there on. A node that knows nothing of a
  * partition whose log others have may have lost its volume: it proves nothing. */
 static int ask_all(fp_redo_log *log, uint64_t from, stored_logs *logs)
 {
     farpool_partition *partition = log->partition;
-    unsigned needed = fp_storage_count(partition) - log->storage_quorum + 1;
+    unsigned needed = answers_needed(log);
     *logs = (stored_logs){0};
     for (unsigned i = 0; i < fp_storage_count(partition); i++) {
         fp_stored_log found;
@@ -217,6 +226,23 @@ int fp_redo_consult_storage(fp_redo_log *log, fp_survey *all)
     all->joining = logs.told;
     log->from_storage = true;
     return 0;
+}
+
+int fp_redo_check_none_stored(fp_redo_log *log, const fp_survey *all)
+{
+    stored_logs logs;
+    const farpool_partition *partition = log->partition;
+    const fp_found_log *ring = &all->found[all->best];
+    const fp_stored_log in_rings = {.durable = ring->end, .lineage = ring->lineage};
+    int rc = ask_all(log, 0, &logs);
+    if (rc || !logs.log.durable || !has_more(&logs.log, &in_rings))
+        return rc;
+    return fp_error(FARPOOL_E_EXISTS,
+                    "partition %llu: storage node %s has its redo log up to LSN %llu, and no log "
+                    "ring has it any more: open it with FARPOOL_RECOVER_STORED, or choose another "
+                    "id",
+                    (unsigned long long)partition->id, fp_storage_uri(partition, logs.best),
+                    (unsigned long long)logs.log.durable);
 }
 
 void fp_redo_join_storage(fp_redo_log *log, const fp_survey *all)

@@ -80,6 +80,11 @@ static unsigned node_at(const farpool_partition *partition, unsigned index)
     return fp_storages_now(partition)->nodes[index];
 }
 
+const char *fp_storage_uri(const farpool_partition *partition, unsigned index)
+{
+    return uri_of(partition, node_at(partition, index));
+}
+
 /* msg is the request and becomes the answer. */
 static int ask(fp_thread *thread, farpool_partition *partition, unsigned node, fp_msg *msg,
                enum fp_msg_type type, enum fp_msg_type expected)
@@ -281,7 +286,7 @@ int fp_storage_read_log(fp_thread *thread, farpool_partition *partition, unsigne
     fp_msg *msg = calloc(1, sizeof *msg);
     if (!msg)
         return fp_error(FARPOOL_E_NOMEM, "asking storage node %s: no memory for a message",
-                        uri_of(partition, node_at(partition, index)));
+                        fp_storage_uri(partition, index));
     int rc = 0;
     for (uint64_t at = from; at < to && !rc;) {
         msg->lsn = at;
@@ -291,7 +296,7 @@ int fp_storage_read_log(fp_thread *thread, farpool_partition *partition, unsigne
             rc = fp_error(FARPOOL_E_PROTO,
                           "storage node %s: %u bytes of log from LSN %llu where "
                           "some from %llu on were asked for",
-                          uri_of(partition, node_at(partition, index)), msg->data_len,
+                          fp_storage_uri(partition, index), msg->data_len,
                           (unsigned long long)msg->lsn, (unsigned long long)at);
         if (rc)
             break;

@@ -28,6 +28,9 @@ int fp_storage_change_locked(farpool_partition *partition, const char *const *ur
                              size_t count) FARPOOL_MUST_CHECK;
 void fp_storage_close(farpool_partition *partition);
 
+/* For messages. */
+const char *fp_storage_uri(const farpool_partition *partition, unsigned index);
+
 /* The page as it was at some LSN not below `least`, from any of the nodes. E_NODE: none can be reached that has
  * the log so far. E_CORRUPT: no copy is good. */
 int fp_storage_fetch(fp_thread *thread, farpool_partition *partition, farpool_pid pid,

@@ -118,7 +118,7 @@ FARPOOL_API int farpool_pool_close(farpool_pool *pool);
 /* ---- partitions ------------------------------------------------------------------------------ */
 
 enum farpool_recover {
-    FARPOOL_NEW, /* (default) there is no such partition yet */
+    FARPOOL_NEW, /* (default) there is no such partition yet; it fails if a log ring or a storage node has a log of it */
     FARPOOL_RECOVER, /* go on with what its log rings hold; it fails if an acknowledged commit may be missing */
     FARPOOL_RECOVER_STORED, /* if too few log rings are left to tell: go on with what the storage nodes have.
                                     Commits that were acknowledged as durable in memory only may be lost */
@@ -153,7 +153,7 @@ FARPOOL_API void farpool_partition_options_init(farpool_partition_options *optio
  * (E_FENCED). An attempt that fails has perhaps cut that owner off, and has used its epoch up: the next
  * one needs a higher one. Errors: E_INVAL, E_NODE, E_TIMEOUT, E_REFUSED, E_FENCED, E_PROTO, E_NOSPACE,
  * E_NOMEM, E_SYS. Of the log: E_EXISTS (FARPOOL_NEW, but there are commits), E_NOTFOUND (FARPOOL_RECOVER, but
- * all rings are empty), E_NODE (too few rings can be read), E_INVAL (it was made with other options),
+ * all rings are empty), E_NODE (too few rings can be read, or storage nodes asked), E_INVAL (it was made with other options),
  * E_CORRUPT. */
 FARPOOL_API int farpool_partition_open(farpool_pool *pool, const farpool_partition_options *options,
                                        farpool_partition **partition) FARPOOL_MUST_CHECK;

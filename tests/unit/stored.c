@@ -177,6 +177,22 @@ static void a_partition_that_nobody_stored_is_not_found(void **state)
     test_must(open_next(w, FARPOOL_NEW), "opening");
 }
 
+/* Who makes it anew would lose what is stored: rings that have lost all look like new ones. */
+static void nobody_begins_anew_what_is_stored(void **state)
+{
+    world *w = *state;
+    farpool_pid early = write_page(w, 1);
+    test_must(farpool_wait_durable(w->part, UINT64_MAX, FARPOOL_DURABLE_STORAGE), "waiting");
+    lose_everything(w);
+    start(w, 0);
+    assert_int_equal(open_next(w, FARPOOL_NEW), FARPOOL_E_NODE); /* one is no quorum's rest */
+    start(w, 1);
+    assert_int_equal(open_next(w, FARPOOL_NEW), FARPOOL_E_EXISTS);
+    assert_non_null(strstr(farpool_errmsg(), "FARPOOL_RECOVER_STORED"));
+    test_must(open_next(w, FARPOOL_RECOVER_STORED), "opening");
+    check_page(w, early, 1);
+}
+
 /* ---- one that was away, with log that never was ---------------------------------------------- */
 
 enum { GONE = 100, MORE = 10 };
@@ -337,6 +353,7 @@ int main(void)
 {
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(a_volume_that_was_lost_proves_nothing, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(nobody_begins_anew_what_is_stored, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_longer_log_that_never_was, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_shorter_log_that_never_was, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_longer_log_is_not_chosen, set_up, tear_down),
