@@ -181,24 +181,48 @@ static bool replace_owner(const fp_model *model, fp_changes *changes, fp_part *p
     return true;
 }
 
-/* Its memory nodes are chosen as soon as there are enough, and anew as long as nobody was told of them. */
+/* Its nodes are chosen as soon as there are enough, and anew as long as nobody was told of them. */
 static void find_owner(const fp_model *model, fp_changes *changes, fp_part *part)
 {
-    fp_list list = part->r.memnodes;
+    fp_list list = part->r.memnodes, storagenodes;
     if (!fp_decide_place(model, part, &list))
         return;
+    fp_decide_storagenodes(model, &list, part->r.log_copies, &storagenodes);
     fp_member *owner =
         part->r.wish[0] ? fp_model_member(model, part->r.wish) : fp_place_owner(model, "");
-    bool given = owner && fp_place_may(model, owner, FP_ROLE_COMPUTE);
-    if (!given && fp_list_same(&list, &part->r.memnodes))
+    bool given = owner && fp_place_may(model, owner, FP_ROLE_COMPUTE) &&
+                 fp_decide_can_be_new(model, part, &storagenodes);
+    if (!given && fp_list_same(&list, &part->r.memnodes) &&
+        fp_list_same(&storagenodes, &part->r.storagenodes))
         return;
     fp_part_record *r = given ? fp_decide_owner(model, changes, part, owner, "assign", "it is new")
                               : fp_change_part(changes, &part->r);
     r->memnodes = list;
-    fp_decide_storagenodes(model, &list, r->log_copies, &r->storagenodes);
+    r->storagenodes = storagenodes;
 }
 
 /* ---- phases ---------------------------------------------------------------------------------- */
+
+/* A new one needs all of its memory nodes. They may be others as long as nobody has made it: that is so if none of the rings
+ * that know the epoch has a log, one of which was in each quorum. Stored it may be, if rings were lost: nobody who may
+ * have that leaves the list of storage nodes. */
+static bool place_anew(const fp_model *model, fp_changes *changes, const fp_part *part,
+                       const fp_fences *fences)
+{
+    fp_list list = part->r.memnodes, wanted;
+    fp_member *owner = fp_model_member(model, part->r.owner);
+    if (part->r.made || fences->logs || !fp_decide_lacks_memory(model, part) ||
+        !fp_decide_place(model, part, &list))
+        return false;
+    fp_part_record *r =
+        fp_decide_owner(model, changes, part, owner, "assign", "on other memory nodes");
+    r->memnodes = list;
+    fp_decide_storagenodes(model, &list, r->log_copies, &wanted);
+    for (unsigned i = 0; i < wanted.count; i++)
+        if (!fp_list_has(&r->storagenodes, wanted.names[i]))
+            fp_list_add(&r->storagenodes, wanted.names[i]);
+    return true;
+}
 
 /* Are the owners before cut off from so many rings that they can neither commit nor be followed wrongly, and can the next
  * one find the log? */
@@ -208,7 +232,7 @@ static void fence(const fp_model *model, fp_changes *changes, const fp_part *par
     bool changed = part->r.before.count > 0;
     fp_fences now = fp_decide_fences(model, part, &part->r.memnodes);
     fp_fences past = fp_decide_fences(model, part, &part->r.before);
-    if (now.told < need || (changed && past.told < need))
+    if (now.told < need || (changed && past.told < need) || place_anew(model, changes, part, &now))
         return;
     bool gone = part->r.made && !part->r.stored && now.logs < need;
     if (gone) {

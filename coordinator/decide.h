@@ -39,6 +39,10 @@ bool fp_decide_storage(const fp_model *model, fp_changes *changes, const fp_part
 /* The storage nodes to which the partition's rings are spilled. */
 void fp_decide_storagenodes(const fp_model *model, const fp_list *memnodes, unsigned rings,
                             fp_list *list);
+/* Who makes the partition asks so many of these storage nodes whether it is new that one of them would know. Are they up? */
+bool fp_decide_can_be_new(const fp_model *model, const fp_part *part, const fp_list *list);
+/* Is one of its memory nodes lost, or to go? */
+bool fp_decide_lacks_memory(const fp_model *model, const fp_part *part);
 /* Fills gaps and replaces whoever is not there; false: there are too few nodes. */
 bool fp_decide_place(const fp_model *model, const fp_part *part, fp_list *list);
 /* Replaces those who are lost, as far as there are others. What they have is given up. */

@@ -42,6 +42,16 @@ void fp_decide_replace_lost(const fp_model *model, const fp_part *part, fp_list 
     }
 }
 
+bool fp_decide_lacks_memory(const fp_model *model, const fp_part *part)
+{
+    for (unsigned i = 0; i < part->r.memnodes.count; i++) {
+        const fp_member *member = fp_model_member(model, part->r.memnodes.names[i]);
+        if (!member || member->r.state != FP_MEMBER || fp_member_lost(model, member))
+            return true;
+    }
+    return false;
+}
+
 /* Is memory node number i of an open partition up without what it is to hold? */
 static bool is_hollow(const fp_model *model, const fp_part *part, unsigned i)
 {
@@ -136,6 +146,16 @@ void fp_decide_storagenodes(const fp_model *model, const fp_list *memnodes, unsi
         if (member && member->r.storage[0] && !fp_list_has(list, member->r.storage))
             fp_list_add(list, member->r.storage);
     }
+}
+
+bool fp_decide_can_be_new(const fp_model *model, const fp_part *part, const fp_list *list)
+{
+    unsigned up = 0;
+    for (unsigned i = 0; i < list->count; i++) {
+        const fp_member *member = fp_model_member(model, list->names[i]);
+        up += member && fp_member_up(model, member);
+    }
+    return up == list->count || (up && up + part->r.storage_quorum > list->count);
 }
 
 bool fp_decide_can_replace(const fp_model *model, const fp_part *part, const fp_list *list,

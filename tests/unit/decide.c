@@ -74,6 +74,16 @@ static void a_wish_is_waited_for(void **state)
     assert_string_equal(other->r.owner, "c9");
 }
 
+static bool is_stalled_by(const char *words)
+{
+    json_t *stalled = fp_status_stalled(&decide_model);
+    bool found = false;
+    for (size_t i = 0; i < json_array_size(stalled); i++)
+        found = found || strstr(json_string_value(json_array_get(stalled, i)), words);
+    json_decref(stalled);
+    return found;
+}
+
 static void too_few_nodes_are_waited_for_and_told_of(void **state)
 {
     (void)state;
@@ -81,16 +91,65 @@ static void too_few_nodes_are_waited_for_and_told_of(void **state)
     other->r.log_copies = other->r.memnode_count = 5;
     other->r.log_quorum = 3;
     assert_int_equal(test_model_decide(&decide_model), 0);
-    json_t *stalled = fp_status_stalled(&decide_model);
-    bool found = false;
-    for (size_t i = 0; i < json_array_size(stalled); i++)
-        found = found || strstr(json_string_value(json_array_get(stalled, i)),
-                                "partition q waits for memory nodes: it needs 5");
-    json_decref(stalled);
-    assert_true(found);
+    assert_true(is_stalled_by("partition q waits for memory nodes: it needs 5"));
     test_model_member(&decide_model, FP_ROLE_MEMORY, "m9", "", DECIDE_BYTES);
     test_model_settle(&decide_model);
     assert_int_equal(other->r.phase, FP_FENCING);
+}
+
+/* c0 cannot make it without m2, and is given it under another epoch, of which the others know. */
+static void lose_before_it_is_made(bool logs)
+{
+    for (unsigned i = 0; i < 3; i++)
+        decide_raise(decide_part->r.memnodes.names[i], 1, false);
+    test_model_settle(&decide_model);
+    decide_lose("m2");
+    decide_owner_tells("c0", 1, "failed", FARPOOL_E_NODE);
+    assert_int_equal(test_model_decide(&decide_model), 0); /* a pause begins */
+    test_model_pass(&decide_model, 1000);
+    test_model_settle(&decide_model);
+    decide_check(FP_FENCING, 2, "c1");
+    decide_raise("m0", 2, logs);
+    assert_int_equal(test_model_decide(&decide_model), 0); /* m1 may have a log */
+    decide_raise("m1", 2, false);
+}
+
+static void what_nobody_has_made_is_placed_anew(void **state)
+{
+    (void)state;
+    lose_before_it_is_made(false);
+    assert_int_equal(test_model_decide(&decide_model), 1);
+    decide_check(FP_FENCING, 3, "c1");
+    assert_string_equal(decide_part->r.memnodes.names[2], "m3");
+    assert_int_equal(test_model_decide(&decide_model), 0);
+    decide_raise("m3", 3, false);
+    decide_raise("m0", 3, false);
+    test_model_settle(&decide_model);
+    decide_check(FP_ASSIGNED, 3, "c1");
+}
+
+static void what_somebody_may_have_made_is_not(void **state)
+{
+    (void)state;
+    lose_before_it_is_made(true);
+    test_model_settle(&decide_model);
+    decide_check(FP_ASSIGNED, 2, "c1");
+    assert_string_equal(decide_part->r.memnodes.names[2], "m2");
+}
+
+static void a_new_one_waits_for_storage_nodes_to_ask(void **state)
+{
+    (void)state;
+    decide_lose("s0");
+    fp_part *other = test_model_part(&decide_model, "q");
+    test_model_settle(&decide_model);
+    assert_int_equal(other->r.phase, FP_UNOWNED);
+    assert_true(is_stalled_by("partition q waits for its storage nodes"));
+    test_model_pass(&decide_model, decide_model.settings.replace_storage_ms);
+    test_model_settle(&decide_model); /* its memory nodes spill to the other one now */
+    assert_int_equal(other->r.phase, FP_FENCING);
+    assert_int_equal(other->r.storagenodes.count, 1);
+    assert_string_equal(other->r.storagenodes.names[0], "s1");
 }
 
 /* ---- another owner ---------------------------------------------------------------------------- */
@@ -355,6 +414,7 @@ static void epochs_go_on_above_all_that_are_known(void **state)
     test_model_settle(&decide_model);
     decide_check(FP_FENCING, 42, "c1");
 }
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, decide_set_up, decide_tear_down)
 
 int main(void)
@@ -365,6 +425,9 @@ int main(void)
         TEST(who_found_commits_says_that_it_is_made),
         TEST(a_wish_is_waited_for),
         TEST(too_few_nodes_are_waited_for_and_told_of),
+        TEST(what_nobody_has_made_is_placed_anew),
+        TEST(what_somebody_may_have_made_is_not),
+        TEST(a_new_one_waits_for_storage_nodes_to_ask),
         TEST(a_lost_owner_is_replaced),
         TEST(who_takes_its_leave_is_replaced_at_once),
         TEST(an_owner_that_comes_back_goes_on),
