@@ -203,9 +203,9 @@ static uint64_t epoch_told(const fp_assignment *a)
 
 static json_t *assignment_json(const fp_assignment *a)
 {
-    json_t *json = json_pack("{s:I, s:I, s:s, s:i, s:s}", "id", (json_int_t)a->duty.id, "epoch",
-                             (json_int_t)epoch_told(a), "state", state_text(a), "code", a->code,
-                             "text", a->text);
+    json_t *json = json_pack("{s:I, s:I, s:I, s:s, s:i, s:s}", "id", (json_int_t)a->duty.id,
+                             "epoch", (json_int_t)epoch_told(a), "held", (json_int_t)a->held,
+                             "state", state_text(a), "code", a->code, "text", a->text);
     if (json && a->partition && a->lost)
         json_object_set_new(json, "lost", lost_json(a->lost));
     return json;

@@ -60,7 +60,7 @@ struct fp_assignment {
     int code;                     /* why the last attempt was in vain, or its log has failed; 0, */
     char text[256];               /* in words */
     farpool_partition *partition; /* NULL: not open, or being closed */
-    uint64_t held;                /* epoch under which it is open */
+    uint64_t held;                /* epoch under which it is, or was, open; 0: it never was */
     bool in_use;                  /* the worker is changing it */
     fp_uris storagenodes;         /* that it uses */
     uint64_t storage_after_ns;    /* they could not be changed: not again before that */

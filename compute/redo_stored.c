@@ -55,12 +55,10 @@ static unsigned answers_needed(const fp_redo_log *log)
     return count < quorum ? count > 0 : count - quorum + 1;
 }
 
-/* from 0: only looks. Otherwise nothing of earlier owners is appended from there on. A node that knows nothing of a
- * partition whose log others have may have lost its volume: it proves nothing. */
-static int ask_all(fp_redo_log *log, uint64_t from, stored_logs *logs)
+/* from 0: only looks. Otherwise nothing of earlier owners is appended from there on. E_FENCED. */
+static int ask_each(fp_redo_log *log, uint64_t from, stored_logs *logs)
 {
     farpool_partition *partition = log->partition;
-    unsigned needed = answers_needed(log);
     *logs = (stored_logs){0};
     for (unsigned i = 0; i < fp_storage_count(partition); i++) {
         fp_stored_log found;
@@ -82,9 +80,17 @@ static int ask_all(fp_redo_log *log, uint64_t from, stored_logs *logs)
         logs->told |= 1u << i;
         logs->each[i] = found;
     }
-    if (!logs->log.durable)
+    return 0;
+}
+
+/* A node that knows nothing of a partition whose log others have may have lost its volume: it proves nothing. */
+static int ask_all(fp_redo_log *log, uint64_t from, stored_logs *logs)
+{
+    unsigned needed = answers_needed(log);
+    int rc = ask_each(log, from, logs);
+    if (!rc && !logs->log.durable)
         logs->answers += logs->strangers;
-    return logs->answers >= needed ? 0 : too_few(partition, logs, needed);
+    return rc || logs->answers >= needed ? rc : too_few(log->partition, logs, needed);
 }
 
 /* What of the ring's log is to be compared with the storage nodes': if these have heard of a later owner, its end may have
@@ -234,9 +240,12 @@ int fp_redo_check_none_stored(fp_redo_log *log, const fp_survey *all)
     const farpool_partition *partition = log->partition;
     const fp_found_log *ring = &all->found[all->best];
     const fp_stored_log in_rings = {.durable = ring->end, .lineage = ring->lineage};
-    int rc = ask_all(log, 0, &logs);
-    if (rc || !logs.log.durable || !has_more(&logs.log, &in_rings))
+    unsigned count = fp_storage_count(partition);
+    int rc = ask_each(log, 0, &logs);
+    if (rc)
         return rc;
+    if (!logs.log.durable || !has_more(&logs.log, &in_rings))
+        return logs.answers + logs.strangers == count ? 0 : too_few(partition, &logs, count);
     return fp_error(FARPOOL_E_EXISTS,
                     "partition %llu: storage node %s has its redo log up to LSN %llu, and no log "
                     "ring has it any more: open it with FARPOOL_RECOVER_STORED, or choose another "

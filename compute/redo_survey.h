@@ -41,8 +41,8 @@ static inline uint8_t *fp_found_at(const fp_found_log *found, uint64_t lsn)
  * set, also if a ring that is left has more: slabs have what was durable in rings that are not. E_NODE: too few storage
  * nodes can be reached to be sure of what is on stable media. */
 int fp_redo_consult_storage(fp_redo_log *log, fp_survey *all) FARPOOL_MUST_CHECK;
-/* Of a log that is to be a new one, as the rings say. E_EXISTS: storage nodes have more of it. E_NODE: too few of them can
- * be reached to be sure. */
+/* Of a log that is to be a new one, as the rings say. E_EXISTS: storage nodes have more of it. E_NODE: not all of them can
+ * be reached: what one of them has would be mixed with what is new. */
 int fp_redo_check_none_stored(fp_redo_log *log, const fp_survey *all) FARPOOL_MUST_CHECK;
 /* The log is in w rings now: the storage nodes that were asked go on with it. Who does not hear of it here hears it from
  * whoever spills a ring. */

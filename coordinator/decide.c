@@ -75,10 +75,21 @@ bool fp_decide_all_told(const fp_model *model, const fp_part *part)
 
 /* ---- owners ---------------------------------------------------------------------------------- */
 
+/* The owner says that he could not open it under this epoch. */
+static bool was_in_vain(const fp_part *part, const fp_member *owner)
+{
+    const fp_told *told = owner ? fp_member_told(owner, part->r.id) : NULL;
+    return told && owner->r.boot_id == part->r.owner_boot && told->epoch == part->r.epoch &&
+           told->state == FP_TOLD_FAILED && told->held != told->epoch &&
+           told->code != FARPOOL_E_EXISTS;
+}
+
 fp_part_record *fp_decide_owner(const fp_model *model, fp_changes *changes, const fp_part *part,
                                 fp_member *owner, const char *kind, const char *why)
 {
     fp_part_record *r = fp_change_part(changes, &part->r);
+    if (r->doubt == r->epoch && was_in_vain(part, fp_model_member(model, r->owner)))
+        r->doubt = 0;
     r->epoch = next_epoch(model, part);
     r->phase = FP_FENCING;
     r->owner_boot = owner->r.boot_id;
@@ -178,49 +189,44 @@ static bool replace_owner(const fp_model *model, fp_changes *changes, fp_part *p
     fp_part_record *r =
         fp_decide_owner(model, changes, part, next, fate == DRAINED ? "move" : "failover", why);
     r->made = r->made || exists;
+    if (fp_part_is_new(r))
+        (void)fp_decide_choose(model, part, r);
     return true;
 }
 
 /* Its nodes are chosen as soon as there are enough, and anew as long as nobody was told of them. */
 static void find_owner(const fp_model *model, fp_changes *changes, fp_part *part)
 {
-    fp_list list = part->r.memnodes, storagenodes;
-    if (!fp_decide_place(model, part, &list))
+    fp_part_record chosen = part->r;
+    if (!fp_decide_choose(model, part, &chosen))
         return;
-    fp_decide_storagenodes(model, &list, part->r.log_copies, &storagenodes);
     fp_member *owner =
         part->r.wish[0] ? fp_model_member(model, part->r.wish) : fp_place_owner(model, "");
     bool given = owner && fp_place_may(model, owner, FP_ROLE_COMPUTE) &&
-                 fp_decide_can_be_new(model, part, &storagenodes);
-    if (!given && fp_list_same(&list, &part->r.memnodes) &&
-        fp_list_same(&storagenodes, &part->r.storagenodes))
+                 fp_decide_can_be_new(model, &chosen.storagenodes);
+    if (!given && fp_list_same(&chosen.memnodes, &part->r.memnodes) &&
+        fp_list_same(&chosen.storagenodes, &part->r.storagenodes))
         return;
     fp_part_record *r = given ? fp_decide_owner(model, changes, part, owner, "assign", "it is new")
                               : fp_change_part(changes, &part->r);
-    r->memnodes = list;
-    r->storagenodes = storagenodes;
+    r->memnodes = chosen.memnodes;
+    r->storagenodes = chosen.storagenodes;
 }
 
 /* ---- phases ---------------------------------------------------------------------------------- */
 
-/* A new one needs all of its memory nodes. They may be others as long as nobody has made it: that is so if none of the rings
- * that know the epoch has a log, one of which was in each quorum. Stored it may be, if rings were lost: nobody who may
- * have that leaves the list of storage nodes. */
-static bool place_anew(const fp_model *model, fp_changes *changes, const fp_part *part,
-                       const fp_fences *fences)
+/* A new one needs all of its memory nodes. As long as nobody can have made it they may be others. */
+static bool place_anew(const fp_model *model, fp_changes *changes, const fp_part *part)
 {
-    fp_list list = part->r.memnodes, wanted;
-    fp_member *owner = fp_model_member(model, part->r.owner);
-    if (part->r.made || fences->logs || !fp_decide_lacks_memory(model, part) ||
-        !fp_decide_place(model, part, &list))
+    fp_part_record chosen = part->r;
+    if (!fp_part_is_new(&part->r) || !fp_decide_lacks_memory(model, part) ||
+        !fp_decide_choose(model, part, &chosen) ||
+        fp_list_same(&chosen.memnodes, &part->r.memnodes))
         return false;
-    fp_part_record *r =
-        fp_decide_owner(model, changes, part, owner, "assign", "on other memory nodes");
-    r->memnodes = list;
-    fp_decide_storagenodes(model, &list, r->log_copies, &wanted);
-    for (unsigned i = 0; i < wanted.count; i++)
-        if (!fp_list_has(&r->storagenodes, wanted.names[i]))
-            fp_list_add(&r->storagenodes, wanted.names[i]);
+    fp_part_record *r = fp_decide_owner(model, changes, part, fp_model_member(model, part->r.owner),
+                                        "assign", "on other memory nodes");
+    r->memnodes = chosen.memnodes;
+    r->storagenodes = chosen.storagenodes;
     return true;
 }
 
@@ -232,7 +238,7 @@ static void fence(const fp_model *model, fp_changes *changes, const fp_part *par
     bool changed = part->r.before.count > 0;
     fp_fences now = fp_decide_fences(model, part, &part->r.memnodes);
     fp_fences past = fp_decide_fences(model, part, &part->r.before);
-    if (now.told < need || (changed && past.told < need) || place_anew(model, changes, part, &now))
+    if (place_anew(model, changes, part) || now.told < need || (changed && past.told < need))
         return;
     bool gone = part->r.made && !part->r.stored && now.logs < need;
     if (gone) {
@@ -246,6 +252,9 @@ static void fence(const fp_model *model, fp_changes *changes, const fp_part *par
     fp_part_record *r = fp_change_part(changes, &part->r);
     r->phase = FP_ASSIGNED;
     r->stored = r->stored || gone;
+    r->made = r->made || now.logs >= need; /* who was to make it did, and could not tell */
+    if (fp_part_is_new(r))
+        r->doubt = r->epoch;
     if (gone && changed && past.logs >= need) {
         r->memnodes = r->before;
         r->before.count = 0;
@@ -264,6 +273,7 @@ static void confirm(fp_changes *changes, const fp_part *part)
     r->opened = r->epoch;
     r->made = true;
     r->stored = false;
+    r->doubt = 0;
     r->before.count = 0;
     fp_change_event(changes, changed ? "changed" : "open", r->owner, r->id,
                     changed ? "%s: %s goes on with other memory nodes under epoch %" PRIu64
@@ -293,8 +303,12 @@ static void revert(const fp_model *model, fp_changes *changes, fp_part *part, co
 
 static void decide_owned(const fp_model *model, fp_changes *changes, fp_part *part)
 {
-    if (replace_owner(model, changes, part))
+    size_t before = changes->count;
+    if (replace_owner(model, changes, part)) {
+        if (part->r.phase == FP_OPEN && changes->count == before) /* a drain needs no owner */
+            (void)fp_decide_storage(model, changes, part);
         return;
+    }
     const fp_told *told = fp_model_told(model, part->r.owner, part->r.id);
     bool open = told && told->epoch == part->r.epoch && told->state == FP_TOLD_OPEN;
     switch (part->r.phase) {

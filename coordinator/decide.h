@@ -39,10 +39,13 @@ bool fp_decide_storage(const fp_model *model, fp_changes *changes, const fp_part
 /* The storage nodes to which the partition's rings are spilled. */
 void fp_decide_storagenodes(const fp_model *model, const fp_list *memnodes, unsigned rings,
                             fp_list *list);
-/* Who makes the partition asks so many of these storage nodes whether it is new that one of them would know. Are they up? */
-bool fp_decide_can_be_new(const fp_model *model, const fp_part *part, const fp_list *list);
+/* Who makes a partition asks all of its storage nodes whether it is new (compute/redo_stored.c). Are they up? */
+bool fp_decide_can_be_new(const fp_model *model, const fp_list *storagenodes);
 /* Is one of its memory nodes lost, or to go? */
 bool fp_decide_lacks_memory(const fp_model *model, const fp_part *part);
+/* The nodes of a new partition, into its record: fills gaps, replaces whoever is not there. false: there are too few, and
+ * nothing is changed. */
+bool fp_decide_choose(const fp_model *model, const fp_part *part, fp_part_record *r);
 /* Fills gaps and replaces whoever is not there; false: there are too few nodes. */
 bool fp_decide_place(const fp_model *model, const fp_part *part, fp_list *list);
 /* Replaces those who are lost, as far as there are others. What they have is given up. */

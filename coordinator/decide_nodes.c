@@ -19,17 +19,42 @@ static bool put_another(const fp_model *model, const fp_part *part, fp_list *lis
     return true;
 }
 
+static void take_back(const fp_model *model, const fp_part *part, const fp_list *list, uint32_t put)
+{
+    for (unsigned at = 0; at < list->count; at++) {
+        if (!(put >> at & 1))
+            continue;
+        fp_member *member = fp_model_member(model, list->names[at]);
+        member->planned.bytes -= fp_place_bytes(&part->r, at);
+        member->planned.rings -= at < part->r.log_copies;
+    }
+}
+
 bool fp_decide_place(const fp_model *model, const fp_part *part, fp_list *list)
 {
+    uint32_t put = 0; /* bit i: number i is another one */
     for (unsigned at = 0; at < part->r.memnode_count; at++) {
         const fp_member *now = at < list->count ? fp_model_member(model, list->names[at]) : NULL;
         if (now && now->r.state == FP_MEMBER && fp_member_up(model, now))
             continue;
-        if (!put_another(model, part, list, at))
+        if (!put_another(model, part, list, at)) {
+            take_back(model, part, list, put);
             return false;
+        }
+        put |= 1u << at;
         if (at == list->count)
             list->count++;
     }
+    return true;
+}
+
+bool fp_decide_choose(const fp_model *model, const fp_part *part, fp_part_record *r)
+{
+    fp_list list = r->memnodes;
+    if (!fp_decide_place(model, part, &list))
+        return false;
+    r->memnodes = list;
+    fp_decide_storagenodes(model, &list, r->log_copies, &r->storagenodes);
     return true;
 }
 
@@ -148,14 +173,14 @@ void fp_decide_storagenodes(const fp_model *model, const fp_list *memnodes, unsi
     }
 }
 
-bool fp_decide_can_be_new(const fp_model *model, const fp_part *part, const fp_list *list)
+bool fp_decide_can_be_new(const fp_model *model, const fp_list *storagenodes)
 {
-    unsigned up = 0;
-    for (unsigned i = 0; i < list->count; i++) {
-        const fp_member *member = fp_model_member(model, list->names[i]);
-        up += member && fp_member_up(model, member);
+    for (unsigned i = 0; i < storagenodes->count; i++) {
+        const fp_member *member = fp_model_member(model, storagenodes->names[i]);
+        if (!member || !fp_member_up(model, member))
+            return false;
     }
-    return up == list->count || (up && up + part->r.storage_quorum > list->count);
+    return true;
 }
 
 bool fp_decide_can_replace(const fp_model *model, const fp_part *part, const fp_list *list,
@@ -163,6 +188,8 @@ bool fp_decide_can_replace(const fp_model *model, const fp_part *part, const fp_
 {
     const fp_member *old = fp_model_member(model, leaving);
     const fp_told *had = old ? fp_member_told(old, part->r.id) : NULL;
+    if (old && !old->heard_of && !fp_member_lost(model, old))
+        return false; /* it is about to say what it has */
     if (had && !had->whole && !had->durable && fp_member_up(model, old))
         return false; /* it is about to look, after a restart */
     for (unsigned i = 0; i < list->count; i++) {

@@ -73,6 +73,7 @@ typedef struct fp_told {
     bool whole;               /* storage, as is: */
     uint64_t durable;         /* LSN up to which the log is on its volume */
     enum fp_told_state state; /* compute, as is the rest */
+    uint64_t held;            /* epoch under which it is, or was, open */
     int code;
     uint32_t lost;  /* bits: numbers of memory nodes that it uses no more */
     char text[160]; /* what goes wrong there, in words; empty: nothing */
@@ -105,6 +106,7 @@ typedef struct fp_part_record {
     enum fp_phase phase;
     enum fp_when_lost when_lost;
     bool made, stored;
+    uint64_t doubt; /* epoch under which the first who may have made it was to; 0: nobody has */
     fp_list memnodes, before, storagenodes;
     uint64_t slab_bytes, space_bytes, log_ring_bytes;
     unsigned log_copies, log_quorum, storage_quorum, memnode_count;
@@ -189,6 +191,8 @@ static inline bool fp_part_is_there(const fp_part *part)
 {
     return part->r.state != FP_DELETED || part->r.phase == FP_DELETING;
 }
+/* Nobody can have made it. */
+static inline bool fp_part_is_new(const fp_part_record *r) { return !r->made && !r->doubt; }
 /* Is it one of its memory nodes now? */
 static inline bool fp_part_uses(const fp_part *part, const char *name)
 {

@@ -208,13 +208,13 @@ json_t *fp_part_json(const fp_part_record *r)
     char boot[17];
     snprintf(boot, sizeof boot, "%016" PRIx64, r->owner_boot);
     json_t *object = json_pack(
-        "{s:I, s:s, s:s, s:s, s:I, s:I, s:s, s:s, s:s, s:i, s:o, s:o, s:o, s:b, s:b, s:s}", "id",
-        (json_int_t)r->id, "name", r->name, "state", fp_part_state_names[r->state], "phase",
+        "{s:I, s:s, s:s, s:s, s:I, s:I, s:s, s:s, s:s, s:i, s:o, s:o, s:o, s:b, s:b, s:I, s:s}",
+        "id", (json_int_t)r->id, "name", r->name, "state", fp_part_state_names[r->state], "phase",
         fp_phase_names[r->phase], "epoch", (json_int_t)r->epoch, "opened", (json_int_t)r->opened,
         "owner", r->owner, "owner_boot", boot, "wish", r->wish, "memnode_count",
         (int)r->memnode_count, "memnodes", list_json(&r->memnodes), "before", list_json(&r->before),
         "storagenodes", list_json(&r->storagenodes), "made", (int)r->made, "stored", (int)r->stored,
-        "when_lost", fp_when_lost_names[r->when_lost]);
+        "doubt", (json_int_t)r->doubt, "when_lost", fp_when_lost_names[r->when_lost]);
     return fp_part_add_numbers(object, r);
 }
 
@@ -243,6 +243,7 @@ int fp_part_read(const char *where, const json_t *object, fp_part_record *r)
     read_list(&in, "storagenodes", &r->storagenodes);
     r->made = fp_read_bool(&in, "made", -1);
     r->stored = fp_read_bool(&in, "stored", -1);
+    r->doubt = fp_read_number(&in, "doubt", 0, r->epoch, UINT64_MAX);
     r->when_lost =
         (enum fp_when_lost)fp_read_word(&in, "when_lost", fp_when_lost_names, FP_WHEN_LOSTS, -1);
     r->slab_bytes = fp_read_number(&in, "slab_bytes", 1, INT64_MAX, UINT64_MAX);
@@ -289,6 +290,7 @@ static int read_told(const fp_member *member, const json_t *object, fp_told *tol
     } else {
         told->state =
             (enum fp_told_state)fp_read_word(&in, "state", fp_told_state_names, FP_TOLD_STATES, -1);
+        told->held = fp_read_number(&in, "held", 0, INT64_MAX, told->epoch);
         const json_t *code = json_object_get(object, "code");
         told->code = (int)json_integer_value(code);
         read_lost(&in, told);

@@ -154,7 +154,7 @@ static void say_unowned(const fp_model *model, const fp_part *part, json_t *arra
             part->r.name, part->r.memnode_count,
             fp_config_size_text(fp_place_bytes(&part->r, 0), need_text, sizeof need_text), up,
             fp_config_size_text(room, room_text, sizeof room_text));
-    else if (!fp_decide_can_be_new(model, part, &part->r.storagenodes))
+    else if (!fp_decide_can_be_new(model, &part->r.storagenodes))
         say(array,
             "partition %s waits for its storage nodes: whether it is new is to be asked of them",
             part->r.name);

@@ -97,44 +97,61 @@ static void too_few_nodes_are_waited_for_and_told_of(void **state)
     assert_int_equal(other->r.phase, FP_FENCING);
 }
 
-/* c0 cannot make it without m2, and is given it under another epoch, of which the others know. */
-static void lose_before_it_is_made(bool logs)
+/* c0 is told to make it, m2 is lost, and c0 is not heard of well. */
+static void lose_before_it_is_made(const char *told)
 {
     for (unsigned i = 0; i < 3; i++)
         decide_raise(decide_part->r.memnodes.names[i], 1, false);
     test_model_settle(&decide_model);
+    decide_check(FP_ASSIGNED, 1, "c0");
     decide_lose("m2");
-    decide_owner_tells("c0", 1, "failed", FARPOOL_E_NODE);
+    test_model_tell(&decide_model, "c0", told);
     assert_int_equal(test_model_decide(&decide_model), 0); /* a pause begins */
     test_model_pass(&decide_model, 1000);
     test_model_settle(&decide_model);
     decide_check(FP_FENCING, 2, "c1");
-    decide_raise("m0", 2, logs);
-    assert_int_equal(test_model_decide(&decide_model), 0); /* m1 may have a log */
-    decide_raise("m1", 2, false);
 }
 
 static void what_nobody_has_made_is_placed_anew(void **state)
 {
     (void)state;
-    lose_before_it_is_made(false);
-    assert_int_equal(test_model_decide(&decide_model), 1);
-    decide_check(FP_FENCING, 3, "c1");
+    lose_before_it_is_made("{'id': 1, 'epoch': 1, 'held': 0, 'state': 'failed', 'code': -1}");
     assert_string_equal(decide_part->r.memnodes.names[2], "m3");
-    assert_int_equal(test_model_decide(&decide_model), 0);
+    decide_lose("m0"); /* nobody has been told of this epoch yet */
+    test_model_member(&decide_model, FP_ROLE_MEMORY, "m4", "", DECIDE_BYTES);
+    test_model_settle(&decide_model);
+    decide_check(FP_FENCING, 3, "c1");
+    assert_string_equal(decide_part->r.memnodes.names[0], "m4");
+    decide_raise("m1", 3, false);
     decide_raise("m3", 3, false);
-    decide_raise("m0", 3, false);
     test_model_settle(&decide_model);
     decide_check(FP_ASSIGNED, 3, "c1");
+    assert_false(decide_part->r.made);
 }
 
+/* It was open under that epoch: who else was told of it cannot have been the first any more. */
 static void what_somebody_may_have_made_is_not(void **state)
 {
     (void)state;
-    lose_before_it_is_made(true);
+    lose_before_it_is_made("{'id': 1, 'epoch': 1, 'held': 1, 'state': 'failed', 'code': -1}");
+    decide_raise("m0", 2, false);
+    decide_raise("m1", 2, true);
     test_model_settle(&decide_model);
     decide_check(FP_ASSIGNED, 2, "c1");
     assert_string_equal(decide_part->r.memnodes.names[2], "m2");
+    assert_false(decide_part->r.made);
+    test_model_tell(&decide_model, "c1",
+                    "{'id': 1, 'epoch': 2, 'held': 0, 'state': 'failed', 'code': -1}");
+    (void)test_model_decide(&decide_model);
+    test_model_pass(&decide_model, 1000);
+    test_model_settle(&decide_model);
+    decide_check(FP_FENCING, 3, "c0");
+    assert_string_equal(decide_part->r.memnodes.names[2], "m2");
+    decide_raise("m0", 3, true);
+    decide_raise("m1", 3, true);
+    test_model_settle(&decide_model);
+    decide_check(FP_ASSIGNED, 3, "c0");
+    assert_true(decide_part->r.made); /* and can be recovered without m2 */
 }
 
 static void a_new_one_waits_for_storage_nodes_to_ask(void **state)

@@ -22,6 +22,7 @@ static json_t *some_part(fp_part_record *r)
                           .phase = FP_CHANGING,
                           .when_lost = FP_LOST_STORAGE,
                           .made = true,
+                          .doubt = 3,
                           .memnodes = {2, {"m0", "m1"}},
                           .before = {1, {"m2"}},
                           .storagenodes = {1, {"s0"}},

@@ -184,9 +184,11 @@ static void nobody_begins_anew_what_is_stored(void **state)
     farpool_pid early = write_page(w, 1);
     test_must(farpool_wait_durable(w->part, UINT64_MAX, FARPOOL_DURABLE_STORAGE), "waiting");
     lose_everything(w);
+    sim_storage_lose_volume(&w->storages[0]);
     start(w, 0);
-    assert_int_equal(open_next(w, FARPOOL_NEW), FARPOOL_E_NODE); /* one is no quorum's rest */
+    assert_int_equal(open_next(w, FARPOOL_NEW), FARPOOL_E_NODE); /* the others may know better */
     start(w, 1);
+    start(w, 2);
     assert_int_equal(open_next(w, FARPOOL_NEW), FARPOOL_E_EXISTS);
     assert_non_null(strstr(farpool_errmsg(), "FARPOOL_RECOVER_STORED"));
     test_must(open_next(w, FARPOOL_RECOVER_STORED), "opening");
