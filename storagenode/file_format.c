@@ -186,8 +186,11 @@ int fp_manifest_get(const uint8_t *file, uint64_t bytes, uint64_t partition, fp_
         foreign = foreign || (header->magic == manifest_magic && header->crc == CRC_OF(header) &&
                               header->version != FP_FILE_VERSION);
     }
-    if (*why)
+    if (*why) {
+        manifest->entries = NULL; /* not those of a copy that is damaged further on */
+        manifest->header.count = 0;
         return foreign ? FARPOOL_E_UNSUPPORTED : FARPOOL_E_CORRUPT;
+    }
     size_t size = manifest->header.count * sizeof *manifest->entries;
     const fp_manifest_entry *there = manifest->entries;
     manifest->entries = malloc(size ? size : 1);

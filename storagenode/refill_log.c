@@ -90,12 +90,13 @@ static void appended(fp_wal_req *req)
     log->node->work = true; /* it may have failed for good */
     if (req->status) {
         fp_refill_fail(refill, req->status);
-        return;
+    } else {
+        if (log->pages.state == FP_PAGES_OPEN)
+            fp_store_log_durable(log->pages.store);
+        refill->step = FP_REFILL_HELD;
+        refill->wait_ns = 0;
     }
-    if (log->pages.state == FP_PAGES_OPEN)
-        fp_store_log_durable(log->pages.store);
-    refill->step = FP_REFILL_HELD;
-    refill->wait_ns = 0;
+    fp_stored_serve(log); /* a WAL_OPEN waits for the landing ring to be empty, that it may grow */
 }
 
 void fp_refill_log_held(fp_refill *refill, uint64_t now)
@@ -211,6 +212,9 @@ static void append_what_is_whole(fp_refill *refill, bool ended)
             fp_refill_fail(refill, rc);
     } else if (needed > refill->have && fp_refill_room(refill, needed + 2 * FP_WIRE_DATA_MAX)) {
         ask(refill); /* a long one: the rest of it */
+    } else if (!needed) {
+        fp_refill_fail(refill, fp_error(FARPOOL_E_CORRUPT, "%s: no valid frame at LSN %" PRIu64,
+                                        refill->peers[refill->peer]->dial.uri, end));
     }
 }
 

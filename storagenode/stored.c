@@ -340,7 +340,7 @@ void fp_stored_promised(fp_wal_req *req)
     if (req->status)
         fp_request_done(fp_requests_take(&log->waiting), req->status);
     else
-        log->promised = fp_wal_epoch(log->wal);
+        log->promised = fp_wal_promised(log->wal);
     FP_FAULT_POINT(WAL_PROMISED);
     fp_stored_serve(log);
 }

@@ -118,15 +118,25 @@ static void begin_files(fp_stored *log)
         over(drop, rc);
 }
 
+/* It asks for pages of it while it takes those of another one. */
+static bool asks_for(const fp_storage_client *client, const fp_stored *log)
+{
+    const fp_request *request = client->requests;
+    while (request && (request->type != FP_MSG_FILE_GET || request->log != log))
+        request = request->next_of_client;
+    return request != NULL;
+}
+
 /* Whoever takes its pages for another storage node holds files of it. */
 static void cut_copies(const fp_stored *log)
 {
     fp_server *server = &log->node->server;
     fp_server_client *next;
     for (fp_server_client *at = server->clients; at; at = next) {
-        const fp_copy *copy = ((fp_storage_client *)at)->copy;
+        const fp_storage_client *client = (fp_storage_client *)at;
         next = at->next;
-        if (copy && fp_copy_partition(copy) == log->partition)
+        if ((client->copy && fp_copy_partition(client->copy) == log->partition) ||
+            asks_for(client, log))
             fp_server_drop(server, at);
     }
 }

@@ -285,6 +285,8 @@ static int check_frames(fp_wal *wal, uint64_t upto, uint64_t *epoch)
         uint64_t least = fp_lineage_reached(&wal->lineage, expect.lsn);
         least = *epoch > least ? *epoch : least;
         least = expect.lsn >= wal->promised_at && wal->promise > least ? wal->promise : least;
+        if (expect.lsn >= wal->state.promised_at && wal->state.promise > least)
+            least = wal->state.promise; /* a fence that puts it off counts when it is durable */
         if (frame.epoch < least)
             return fp_wal_say(wal, FARPOOL_E_FENCED,
                               "the frame at LSN %llu is of epoch %llu, but %llu has come",
@@ -382,7 +384,8 @@ uint64_t fp_wal_reached(const fp_wal *wal)
 {
     return wal->epoch > wal->promise ? wal->epoch : wal->promise;
 }
-uint64_t fp_wal_promised_at(const fp_wal *wal) { return wal->promised_at; }
+uint64_t fp_wal_promised(const fp_wal *wal) { return wal->state.promise; }
+uint64_t fp_wal_promised_at(const fp_wal *wal) { return wal->state.promised_at; }
 const fp_lineage *fp_wal_lineage(const fp_wal *wal) { return &wal->lineage; }
 const fp_lineage *fp_wal_joined(const fp_wal *wal) { return &wal->state.lineage; }
 uint64_t fp_wal_disowned_for(const fp_wal *wal)

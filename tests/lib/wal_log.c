@@ -150,10 +150,15 @@ int wal_append(fp_disk *disk, fp_wal *wal, uint64_t upto)
     return wait_for(disk, fp_wal_append(wal, upto, &req), &req);
 }
 
-int wal_fence(fp_disk *disk, fp_wal *wal, uint64_t epoch)
+int wal_fence_from(fp_disk *disk, fp_wal *wal, uint64_t epoch, uint64_t lsn)
 {
     REQUEST;
-    return wait_for(disk, fp_wal_fence(wal, epoch, 0, &req), &req);
+    return wait_for(disk, fp_wal_fence(wal, epoch, lsn, &req), &req);
+}
+
+int wal_fence(fp_disk *disk, fp_wal *wal, uint64_t epoch)
+{
+    return wal_fence_from(disk, wal, epoch, 0);
 }
 
 int wal_seal(fp_disk *disk, fp_wal *wal)

@@ -35,6 +35,7 @@ int wal_open(fp_disk *disk, const fp_wal_options *options, fp_wal **wal);
 int wal_restart(fp_disk *disk, const fp_wal_options *options);
 int wal_append(fp_disk *disk, fp_wal *wal, uint64_t upto);
 int wal_fence(fp_disk *disk, fp_wal *wal, uint64_t epoch);
+int wal_fence_from(fp_disk *disk, fp_wal *wal, uint64_t epoch, uint64_t lsn);
 int wal_seal(fp_disk *disk, fp_wal *wal);
 int wal_trim(fp_disk *disk, fp_wal *wal, uint64_t lsn);
 int wal_read(fp_disk *disk, fp_wal *wal, uint64_t from, uint64_t to, void *buffer, uint64_t *end);

@@ -4,8 +4,11 @@
 #include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -353,6 +356,41 @@ static void a_promise_outlives_the_process(void **state)
     end(&f);
 }
 
+/* The next state cannot be written, until it is said otherwise. */
+static void hinder(fixture *f, bool on)
+{
+    char path[4200];
+    if (disk_is_sim()) {
+        fp_disk_sim_fail(disk_medium(), FP_DISK_RENAME, on, ENOSPC);
+        return;
+    }
+    snprintf(path, sizeof path, "%s/wal-%016x-state.tmp", fp_disk_path(f->disk), PARTITION);
+    assert_int_equal(on ? mkdir(path, 0700) : rmdir(path), 0);
+}
+
+/* Nothing is taken in that would not count after a restart, though the promise stands in memory already. */
+static void a_promise_that_is_not_durable_lets_nobody_in(void **state)
+{
+    (void)state;
+    fixture f = begin();
+    assert_int_equal(append(&f, 1, 100), 0);
+    assert_int_equal(wal_fence(f.disk, f.wal, 5), 0);
+    hinder(&f, true);
+    assert_int_not_equal(wal_fence_from(f.disk, f.wal, 5, f.log.end + 4096), 0); /* later on */
+    hinder(&f, false);
+    assert_int_equal(append(&f, 1, 100), FARPOOL_E_FENCED);
+    hinder(&f, true);
+    assert_int_not_equal(wal_fence(f.disk, f.wal, 6), 0);
+    hinder(&f, false);
+    assert_int_equal(fp_wal_promised(f.wal), 5);
+    assert_int_equal(wal_fence_from(f.disk, f.wal, 6, f.log.end + 4096), 0);
+    assert_int_equal(fp_wal_promised(f.wal), 6);
+    assert_int_equal(wal_append(f.disk, f.wal, f.log.end), 0);
+    die_and_reopen(&f);
+    expect_all(&f);
+    end(&f);
+}
+
 /* In the last block stands what has landed behind the end; after a fence it must not become part of the log. */
 static void what_landed_late_is_not_part_of_the_log(void **state)
 {
@@ -477,6 +515,7 @@ static int group(const char *name)
         cmocka_unit_test(what_is_no_frame_is_refused),
         cmocka_unit_test(options_are_checked),
         cmocka_unit_test(a_promise_outlives_the_process),
+        cmocka_unit_test(a_promise_that_is_not_durable_lets_nobody_in),
         cmocka_unit_test(what_landed_late_is_not_part_of_the_log),
         cmocka_unit_test(a_sealed_wal_takes_no_more),
         cmocka_unit_test(a_trim_removes_whole_segments),
