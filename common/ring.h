@@ -41,8 +41,9 @@ typedef struct fp_ring_owner {
     uint64_t log_bytes; /* a multiple of FARPOOL_UNIT_BYTES */
     /* A frame's LSN: no recovery needs anything below, and it may be overwritten once this is here. */
     uint64_t start;
-    uint64_t durable; /* a frame's end: everything below is in w rings, and may be spilled */
-    uint32_t shape;   /* fp_redo_shape */
+    uint64_t
+        durable;    /* everything below is in w rings, and may be spilled; may lie within a frame */
+    uint32_t shape; /* fp_redo_shape */
     uint32_t zero;
     uint64_t fork; /* number of the log's last fork, which slabs of this ring say more of; or 0 */
 } fp_ring_owner;

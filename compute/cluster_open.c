@@ -145,6 +145,7 @@ void fp_cluster_take_back(farpool_partition *partition)
     pthread_mutex_lock(&a->cluster->lock);
     a->partition = partition;
     a->state = FP_OPEN;
+    fp_cluster_changed_locked(a->cluster);
     pthread_mutex_unlock(&a->cluster->lock);
 }
 

@@ -19,6 +19,7 @@ typedef struct reader {
     fp_mr *mrs[FP_TRANSPORTS_MAX];
     size_t piece_bytes;
     fp_found_slots *found;
+    bool lost; /* a slab that counts could not be read */
 } reader;
 
 static int compare_newest_first(const void *a, const void *b)
@@ -64,7 +65,14 @@ static int take_piece(reader *r, uint64_t piece, const fp_slot_entry *entries)
     return 0;
 }
 
-/* Starts the READ of one piece's entries. A node that cannot be reached has lost its copies. */
+/* It could not be granted, as is known already. */
+static bool is_absent(const reader *r, uint64_t piece)
+{
+    const fp_node_set *set = fp_node_set_now(r->partition);
+    return set->absent >> set->extents[piece].share & 1;
+}
+
+/* Starts the READ of one piece's entries. */
 static void post_piece(reader *r, uint64_t piece, unsigned place)
 {
     fp_node_set *set = fp_node_set_now(r->partition);
@@ -80,9 +88,8 @@ static void post_piece(reader *r, uint64_t piece, unsigned place)
         .sge[0] = {(char *)r->mem.addr + place * r->piece_bytes, (uint32_t)r->piece_bytes,
                    r->mrs[node->transport]},
     };
-    int rc = set->absent >> extent->share & 1
-                 ? FARPOOL_E_NODE
-                 : fp_remote_ready(r->thread, r->partition, set, extent->node);
+    int rc = is_absent(r, piece) ? FARPOOL_E_NODE
+                                 : fp_remote_ready(r->thread, r->partition, set, extent->node);
     if (!rc)
         rc = fp_remote_send(r->thread, extent->node, &op, 1);
     if (rc)
@@ -101,7 +108,9 @@ static int read_batch(reader *r, uint64_t first, unsigned count)
             fp_io *io = r->thread->completed;
             r->thread->completed = io->next;
             done++;
-            if (!io->status && !rc) /* else its copies are lost, as if they had never been made */
+            if (io->status)
+                r->lost |= !is_absent(r, io->lsn);
+            else if (!rc)
                 rc = take_piece(r, io->lsn,
                                 (const void *)((char *)r->mem.addr + io->ring * r->piece_bytes));
             fp_io_put(r->thread, io);
@@ -124,6 +133,17 @@ static int read_all(reader *r)
     return rc;
 }
 
+/* The newest copy of a page may have been in a slab that is lost since it was granted. Those that are left are right if all
+ * changes behind them are in the log. (Of one that was lost before slabs.trusted_from says so.) */
+static void keep_those_with_redo(fp_found_slots *found, uint64_t first)
+{
+    size_t kept = 0;
+    for (size_t i = 0; i < found->count; i++)
+        if (found->list[i].lsn >= first)
+            found->list[kept++] = found->list[i];
+    found->count = kept;
+}
+
 int fp_found_slots_read(farpool_partition *partition, fp_found_slots *found)
 {
     reader r = {.partition = partition, .found = found};
@@ -136,6 +156,8 @@ int fp_found_slots_read(farpool_partition *partition, fp_found_slots *found)
     if (r.thread)
         fp_thread_free(r.thread);
     fp_mem_close(&r.mem);
+    if (r.lost)
+        keep_those_with_redo(found, partition->redo->first);
     if (!rc && found->count)
         qsort(found->list, found->count, sizeof *found->list, compare_newest_first);
     return rc;

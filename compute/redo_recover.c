@@ -187,7 +187,7 @@ static int read_ring(fp_redo_log *log, unsigned index, fp_found_log *into, fp_ri
     into->start = into->have = into->end = line.start;
     into->epoch = 0;
     into->line_epoch = line.epoch;
-    into->line_durable = line.durable;
+    into->line_durable = line.durable ? line.start : 0;
     into->used = line.start > FP_REDO_LSN_FIRST;
     while (line.start) {
         int64_t len = next_frame(log, index, into);
@@ -200,6 +200,8 @@ static int read_ring(fp_redo_log *log, unsigned index, fp_found_log *into, fp_ri
         into->epoch = frame.epoch;
         into->used |= frame.kind != FP_REDO_OWNER;
         into->end += (uint64_t)len;
+        if (into->end <= line.durable)
+            into->line_durable = into->end;
     }
     into->epoch = into->epoch ? into->epoch : line.epoch;
     settle_lineage(into, both);

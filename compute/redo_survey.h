@@ -13,9 +13,10 @@ typedef struct fp_found_log {
     uint64_t have;  /* read so far, as an LSN */
     uint64_t end;   /* of what is valid */
     uint64_t epoch; /* of the last frame, without any of the owner's line; 0: the ring is blank */
-    uint64_t line_epoch, line_durable;
-    fp_lineage lineage; /* of that log */
-    bool used;          /* there are others than owners' first frames, or were */
+    uint64_t line_epoch;
+    uint64_t line_durable; /* the end of the last frame that its line says is durable; 0: none */
+    fp_lineage lineage;    /* of that log */
+    bool used;             /* there are others than owners' first frames, or were */
 } fp_found_log;
 
 /* What all rings have. */

@@ -66,6 +66,11 @@ void fp_tcp_shut_locked(fp_tcp_conn *conn)
     if (conn->watched)
         epoll_ctl(conn->epfd, EPOLL_CTL_DEL, conn->fd, NULL);
     conn->watched = false;
+    /* What is on its way and has not been answered must not arrive after it has failed, for it may overwrite what is written
+     * over other connections then (N7): the system forgets it, and tells the peer. */
+    static const struct linger at_once = {.l_onoff = 1, .l_linger = 0};
+    if (conn->op_head != conn->op_tail)
+        (void)setsockopt(conn->fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
     shutdown(conn->fd, SHUT_RDWR); /* a process forked from ours may hold the socket, too */
     close(conn->fd);
     conn->fd = -1;
