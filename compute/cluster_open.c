@@ -97,6 +97,8 @@ int farpool_cluster_open(farpool_cluster *cluster, uint64_t id, farpool_partitio
     pthread_mutex_lock(&cluster->lock);
     fp_assignment *a = fp_cluster_find_locked(cluster, id);
     int rc = may_open_locked(a, id);
+    if (a && rc == FARPOOL_E_NOTFOUND)
+        a->told = 0; /* when it comes back the program is told again, be it under the same epoch */
     if (!rc) {
         *duty = a->duty;
         a->state = FP_OPENING;

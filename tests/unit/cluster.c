@@ -17,6 +17,7 @@
 #include "compute/cluster_inside.h"
 #include "compute/storage.h"
 #include "tests/lib/process.h"
+#include "tests/lib/require.h"
 #include "tests/lib/testcoordinator.h"
 #include "tests/lib/testnode.h"
 #include "tests/lib/teststorage.h"
@@ -314,6 +315,27 @@ static void one_that_is_withdrawn_is_revoked(void **state)
     assert_int_equal(farpool_cluster_open(b->cluster, b->id, &b->part), FARPOOL_E_NOTFOUND);
 }
 
+static bool is_withdrawn(bed *b)
+{
+    pthread_mutex_lock(&b->cluster->lock);
+    bool is = !fp_cluster_find_locked(b->cluster, b->id)->duty.epoch;
+    pthread_mutex_unlock(&b->cluster->lock);
+    return is;
+}
+
+/* Nodes that it needs were away for a moment; the program has heard of that by trying. */
+static void one_that_comes_back_is_assigned_again(void **state)
+{
+    bed *b = *state;
+    assign(b, duty(b, 1, "assigned"));
+    expect(b, FARPOOL_CLUSTER_ASSIGNED);
+    assign(b, NULL);
+    AWAIT(is_withdrawn(b));
+    assert_int_equal(farpool_cluster_open(b->cluster, b->id, &b->part), FARPOOL_E_NOTFOUND);
+    assign(b, duty(b, 1, "assigned"));
+    open_assigned(b, 1);
+}
+
 static void read_only_is_what_it_is_now(void **state)
 {
     bed *b = *state;
@@ -603,6 +625,7 @@ int main(void)
         TEST(a_partition_is_opened_and_closed),
         TEST(one_that_cannot_be_opened_is_assigned_again),
         TEST(one_that_is_withdrawn_is_revoked),
+        TEST(one_that_comes_back_is_assigned_again),
         TEST(read_only_is_what_it_is_now),
         TEST(what_cannot_be_understood_changes_nothing),
         TEST(other_memory_nodes_come_while_threads_commit),
