@@ -16,6 +16,7 @@
 #include <string.h>
 
 #include "common/faultpoint.h"
+#include "common/log.h"
 #include "storagenode/volume_inside.h"
 
 typedef struct fp_volume_opening {
@@ -210,11 +211,28 @@ static void have_footer(fp_volume_opening *o)
     }
 }
 
+/* The device cannot read it: that is damage like any other, and no reason to be without all other partitions' pages. */
+static void have_nothing(fp_volume_opening *o)
+{
+    fp_kept why = {0};
+    fp_kept_set(&why, FARPOOL_E_IO); /* with the disk's words */
+    if (o->pages)
+        fp_kept_set(&o->pages->damage,
+                    fp_volume_say(o->volume, FARPOOL_E_CORRUPT,
+                                  "manifest '%s': %s: restore it from another copy", o->next,
+                                  why.reason));
+    else
+        fp_log(FP_LOG_WARN, "volume %s: '%s', which no manifest names, stays: %s",
+               fp_disk_path(o->volume->disk), o->next, why.reason);
+}
+
 static void have_read(fp_disk_req *req)
 {
     fp_volume_opening *o = req->user;
     uint64_t partition;
-    if (req->status)
+    if (req->status == FARPOOL_E_IO)
+        have_nothing(o);
+    else if (req->status)
         fp_kept_set(&o->error, req->status);
     else if (!fp_manifest_parse(o->next, &partition))
         have_footer(o);
