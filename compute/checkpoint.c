@@ -1,13 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "compute/checkpoint.h"
 
+#include "common/clock.h"
+#include "common/error.h"
 #include "common/faultpoint.h"
+#include "common/log.h"
 #include "compute/evict.h"
 #include "compute/recovery.h"
 #include "compute/redo_log.h"
 #include "compute/thread.h"
 
-enum { PAGES_AT_ONCE = 64, STRETCHES_AT_ONCE = 64 };
+enum { PAGES_AT_ONCE = 64, STRETCHES_AT_ONCE = 64, TELL_S = 60 };
 
 void fp_checkpoint_begin(fp_checkpoint *checkpoint, farpool_partition *partition)
 {
@@ -18,6 +21,20 @@ void fp_checkpoint_begin(fp_checkpoint *checkpoint, farpool_partition *partition
     FP_FAULT_POINT(CHECKPOINT_BEGUN);
 }
 
+/* It is tried again, for a node may be down. But if it stays so, the log is never cut. */
+static void tell(fp_checkpoint *checkpoint, const farpool_partition *partition)
+{
+    uint64_t now = fp_now_ns();
+    if (now < checkpoint->tell_again_ns)
+        return;
+    checkpoint->tell_again_ns = now + TELL_S * 1000000000ull;
+    fp_log(
+        FP_LOG_WARN,
+        "partition %llu: a page that has redo cannot be recovered, so its log rings fill up, and "
+        "commits wait when they are three quarters full: %s; trying again",
+        (unsigned long long)partition->id, farpool_errmsg());
+}
+
 /* True: goes on with the sweep. */
 static bool recover(fp_checkpoint *checkpoint, farpool_partition *partition, bool *progress)
 {
@@ -25,10 +42,12 @@ static bool recover(fp_checkpoint *checkpoint, farpool_partition *partition, boo
         return true;
     *progress = true;
     int rc = fp_recovery_finish(partition, PAGES_AT_ONCE, &checkpoint->record);
-    if (rc)
-        *progress = false; /* a node is down, perhaps: tried again */
-    else if (checkpoint->record == SIZE_MAX)
+    if (rc) {
+        *progress = false;
+        tell(checkpoint, partition);
+    } else if (checkpoint->record == SIZE_MAX) {
         checkpoint->recovered = true;
+    }
     if (checkpoint->recovered)
         FP_FAULT_POINT(RECOVER_FINISHED);
     return false;

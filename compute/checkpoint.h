@@ -17,11 +17,12 @@
 
 typedef struct fp_checkpoint {
     bool running;
-    uint64_t lsn;     /* the log's end when it began */
-    size_t record;    /* of the recovery, to be looked at next */
-    bool recovered;   /* all of them, by this checkpoint or an earlier one */
-    uint64_t frame;   /* to be visited next */
-    uint64_t pending; /* bit i: frame + i has to be visited */
+    uint64_t lsn;           /* the log's end when it began */
+    size_t record;          /* of the recovery, to be looked at next */
+    bool recovered;         /* all of them, by this checkpoint or an earlier one */
+    uint64_t frame;         /* to be visited next */
+    uint64_t pending;       /* bit i: frame + i has to be visited */
+    uint64_t tell_again_ns; /* not before is it said again why a page cannot be recovered */
 } fp_checkpoint;
 
 void fp_checkpoint_begin(fp_checkpoint *checkpoint, farpool_partition *partition);
