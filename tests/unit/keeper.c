@@ -21,6 +21,7 @@
 #include "tests/lib/require.h"
 #include "tests/lib/simpool.h"
 #include "tests/lib/testnode.h"
+#include "tests/lib/teststorage.h"
 
 enum {
     NODES = 3,
@@ -40,10 +41,11 @@ typedef struct world {
     uint64_t values[PAGES]; /* committed */
     uint64_t random;
     bool spilling, has_storage;
-    bool one_volume;  /* all rings are spilled to it */
-    uint32_t still;   /* bits: rings that nobody spills meanwhile */
-    bool left_behind; /* so that they may lack log that is gone */
-    uint8_t *log;     /* what was spilled: the same whichever ring it is taken from */
+    sim_storage storage; /* to which nobody spills */
+    bool one_volume;     /* all rings are spilled to it */
+    uint32_t still;      /* bits: rings that nobody spills meanwhile */
+    bool left_behind;    /* so that they may lack log that is gone */
+    uint8_t *log;        /* what was spilled: the same whichever ring it is taken from */
     uint64_t spilled[NODES], most;
 } world;
 
@@ -115,9 +117,9 @@ static void open_as(world *w, const char *name, uint64_t epoch)
     options.log_copies = NODES;
     options.log_ring_bytes = RING_BYTES;
     options.storage_quorum = w->one_volume ? 1 : 2;
-    /* With one, whom nobody asks here, pages move away from memory nodes that are gone. */
-    static const char *const nobody[] = {"sim://nobody:1"};
-    options.storagenodes = nobody;
+    /* With one, which knows nothing, pages move away from memory nodes that are gone. */
+    const char *storages[] = {w->storage.uri};
+    options.storagenodes = storages;
     options.storagenode_count = w->has_storage;
     options.recover = epoch > 1 ? FARPOOL_RECOVER : FARPOOL_NEW;
     test_must(farpool_partition_open(w->pool, &options, &w->part), "opening");
@@ -136,6 +138,8 @@ static int set_up_world(void **state, bool has_storage, bool one_volume)
     for (unsigned i = 0; i < NODES; i++)
         w->spilled[i] = FP_REDO_LSN_FIRST;
     sim_setup_open(&w->sim, w->random, &config, NODES, 2);
+    if (has_storage)
+        sim_storage_open(&w->storage, w->sim.world, 0);
     w->spilling = true;
     spill(w);
     open_as(w, "owner", 1);
@@ -163,6 +167,8 @@ static int tear_down(void **state)
     else if (w->part) /* a memory node cannot be told */
         (void)farpool_partition_close(w->part);
     test_must(farpool_pool_close(w->pool), "closing");
+    if (w->has_storage)
+        sim_storage_close(&w->storage);
     sim_setup_close(&w->sim);
     free(w->log);
     free(w);
