@@ -31,7 +31,10 @@ if [ "${1-}" = serve ]; then # in the memory node's VM: does as the files in the
                 mv /run/vm/$state /run/vm/$state.done
             fi
         done
-        [ ! -e /run/vm/end ] || kill $!
+        if [ -e /run/vm/end ]; then
+            kill $!
+            break
+        fi
         sleep 0.02
     done
     wait $!
