@@ -294,16 +294,19 @@ static void harm_round(unsigned round, enum role role)
     end_round(begin);
 }
 
-/* farpoolctl. 6: nobody said what became of it, for etcd has changed its leader; then it is repeated. */
+/* farpoolctl. 3: nobody leads just now; 6: nobody said what became of it: etcd has changed its leader, and it is repeated. */
 static void change(const char *what, const char *of)
 {
     int status, tries = 0;
     do
-        status =
-            shell("timeout %u %s/farpoolctl %s %s >/dev/null 2>&1", deadline_s(), build, what, of);
-    while (status == 6 && ++tries < 3);
-    if (status)
-        complain(what);
+        status = shell("timeout %u %s/farpoolctl %s %s >/dev/null 2>%s/said", deadline_s(), build,
+                       what, of, dir);
+    while ((status == 3 || status == 6) && ++tries < 3);
+    if (!status)
+        return;
+    fprintf(stderr, "status %d: ", status);
+    (void)shell("cat %s/said >&2", dir);
+    complain(what);
 }
 
 /* Somebody wants it elsewhere: the owner, which is well, gives it up. */
