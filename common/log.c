@@ -12,6 +12,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "common/clock.h"
+
 static const struct {
     const char *name;
     int priority; /* syslog's */
@@ -23,6 +25,15 @@ static bool to_journal;                     /* immutable once threads run */
 void fp_log_set_level(enum fp_log_level level)
 {
     atomic_store_explicit(&max_level, (int)level, memory_order_relaxed);
+}
+
+bool fp_log_again(uint64_t *again_ns)
+{
+    uint64_t now = fp_now_ns();
+    if (now < *again_ns)
+        return false;
+    *again_ns = now + 60 * 1000000000ull;
+    return true;
 }
 
 /* The variable alone says nothing: a child inherits it also if its stderr is a file. */

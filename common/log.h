@@ -10,6 +10,7 @@
 #define FP_COMMON_LOG_H
 
 #include <stdbool.h>
+#include <stdint.h>
 
 enum fp_log_level { FP_LOG_ERROR, FP_LOG_WARN, FP_LOG_INFO, FP_LOG_DEBUG };
 
@@ -23,5 +24,9 @@ bool fp_log_level_parse(const char *text, enum fp_log_level *level);
 /* One line, written by one write(2), so that lines of several threads do not mix. Text beyond 1000
  * bytes is cut, control characters become '?'. Any thread; keeps errno. */
 void fp_log(enum fp_log_level level, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* Whether it is time to say again what has not changed: at first, and then a minute after it was. *again_ns: 0 at first,
+ * guarded by the caller. */
+bool fp_log_again(uint64_t *again_ns);
 
 #endif

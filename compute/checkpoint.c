@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "compute/checkpoint.h"
 
-#include "common/clock.h"
 #include "common/error.h"
 #include "common/faultpoint.h"
 #include "common/log.h"
@@ -10,7 +9,7 @@
 #include "compute/redo_log.h"
 #include "compute/thread.h"
 
-enum { PAGES_AT_ONCE = 64, STRETCHES_AT_ONCE = 64, TELL_S = 60 };
+enum { PAGES_AT_ONCE = 64, STRETCHES_AT_ONCE = 64 };
 
 void fp_checkpoint_begin(fp_checkpoint *checkpoint, farpool_partition *partition)
 {
@@ -24,10 +23,8 @@ void fp_checkpoint_begin(fp_checkpoint *checkpoint, farpool_partition *partition
 /* It is tried again, for a node may be down. But if it stays so, the log is never cut. */
 static void tell(fp_checkpoint *checkpoint, const farpool_partition *partition)
 {
-    uint64_t now = fp_now_ns();
-    if (now < checkpoint->tell_again_ns)
+    if (!fp_log_again(&checkpoint->tell_again_ns))
         return;
-    checkpoint->tell_again_ns = now + TELL_S * 1000000000ull;
     fp_log(
         FP_LOG_WARN,
         "partition %llu: a page that has redo cannot be recovered, so its log rings fill up, and "

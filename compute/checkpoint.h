@@ -22,7 +22,7 @@ typedef struct fp_checkpoint {
     bool recovered;         /* all of them, by this checkpoint or an earlier one */
     uint64_t frame;         /* to be visited next */
     uint64_t pending;       /* bit i: frame + i has to be visited */
-    uint64_t tell_again_ns; /* not before is it said again why a page cannot be recovered */
+    uint64_t tell_again_ns; /* fp_log_again: why a page cannot be recovered */
 } fp_checkpoint;
 
 void fp_checkpoint_begin(fp_checkpoint *checkpoint, farpool_partition *partition);

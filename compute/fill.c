@@ -26,7 +26,6 @@ enum {
     RESTS_WAITED_FOR = 15,
     REST_US_MIN = 50,
     STUCK_US = 5000, /* until somebody's latch is looked at again */
-    TELL_S = 60,
     FAILED_US =
         1000000 /* until a node that could not be used is asked again, and the longest rest */
 };
@@ -66,7 +65,7 @@ struct fp_fill {
     farpool_pid next, put_off; /* the walk's place; the first page that could not be had, or NONE */
     fill_page pages[PAGES];    /* under way */
     unsigned count;
-    uint64_t tell_again_ns; /* not before is it said again why one cannot be filled */
+    uint64_t tell_again_ns; /* fp_log_again: why one cannot be filled */
 };
 
 /* ---- the walk -------------------------------------------------------------------------------- */
@@ -169,10 +168,8 @@ static void forget(fp_fill *fill, unsigned i)
 /* After an error, with farpool_errmsg(): now and then. */
 static void tell(fp_fill *fill, farpool_pid pid)
 {
-    uint64_t now = fp_now_ns();
-    if (now < fill->tell_again_ns)
+    if (!fp_log_again(&fill->tell_again_ns))
         return;
-    fill->tell_again_ns = now + TELL_S * 1000000000ull;
     fp_log(FP_LOG_WARN,
            "partition %llu: page %llu is not brought to a memory node: %s; trying again",
            (unsigned long long)fill->partition->id, (unsigned long long)pid, farpool_errmsg());

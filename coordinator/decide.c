@@ -220,8 +220,7 @@ static bool place_anew(const fp_model *model, fp_changes *changes, const fp_part
 {
     fp_part_record chosen = part->r;
     if (!fp_part_is_new(&part->r) || !fp_decide_lacks_memory(model, part) ||
-        !fp_decide_choose(model, part, &chosen) ||
-        fp_list_same(&chosen.memnodes, &part->r.memnodes))
+        !fp_decide_choose(model, part, &chosen))
         return false;
     fp_part_record *r = fp_decide_owner(model, changes, part, fp_model_member(model, part->r.owner),
                                         "assign", "on other memory nodes");

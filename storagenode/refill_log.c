@@ -188,6 +188,12 @@ static uint64_t whole_frames(const fp_refill *refill, uint64_t room, uint64_t *n
     }
 }
 
+static void fail_of_frame(fp_refill *refill, uint64_t lsn)
+{
+    fp_refill_fail(refill, fp_error(FARPOOL_E_CORRUPT, "%s: no valid frame at LSN %" PRIu64,
+                                    refill->peers[refill->peer]->dial.uri, lsn));
+}
+
 /* ended: the peer has no more. */
 static void append_what_is_whole(fp_refill *refill, bool ended)
 {
@@ -195,8 +201,7 @@ static void append_what_is_whole(fp_refill *refill, bool ended)
     uint64_t end = fp_wal_end(log->wal), needed;
     uint64_t good = whole_frames(refill, fp_wal_landing_free(log->wal) - end, &needed);
     if (!good && (!needed || (ended && needed > refill->have))) {
-        fp_refill_fail(refill, fp_error(FARPOOL_E_CORRUPT, "%s: no valid frame at LSN %" PRIu64,
-                                        refill->peers[refill->peer]->dial.uri, end));
+        fail_of_frame(refill, end);
         return;
     }
     int rc = 0;
@@ -213,8 +218,7 @@ static void append_what_is_whole(fp_refill *refill, bool ended)
     } else if (needed > refill->have && fp_refill_room(refill, needed + 2 * FP_WIRE_DATA_MAX)) {
         ask(refill); /* a long one: the rest of it */
     } else if (!needed) {
-        fp_refill_fail(refill, fp_error(FARPOOL_E_CORRUPT, "%s: no valid frame at LSN %" PRIu64,
-                                        refill->peers[refill->peer]->dial.uri, end));
+        fail_of_frame(refill, end);
     }
 }
 

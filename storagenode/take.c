@@ -64,6 +64,15 @@ static const char *find_fault(const fp_manifest *manifest)
     return possible ? NULL : "it names LSNs where no frame begins, or impossible layers";
 }
 
+/* By fp_take_close, and what was under way is over. */
+static bool given_up(taking *t)
+{
+    if (!t->closing)
+        return false;
+    fp_take_close(&t->take);
+    return true;
+}
+
 int fp_take_open(fp_volume *volume, uint64_t partition, const uint8_t *manifest, size_t bytes,
                  fp_take **out)
 {
@@ -244,10 +253,8 @@ void fp_take_next(fp_take *take)
 static void made(fp_maker *maker)
 {
     taking *t = maker->user;
-    if (t->closing) {
-        fp_take_close(&t->take);
+    if (given_up(t))
         return;
-    }
     if (!maker->error.status && t->finishing) {
         t->files[t->at++] = maker->file;
         t->take.missing = NULL;
@@ -315,10 +322,8 @@ void fp_take_add(fp_take *take, const uint8_t *bytes, size_t len)
 static void installed(fp_maker *maker)
 {
     taking *t = maker->user;
-    if (t->closing) {
-        fp_take_close(&t->take);
+    if (given_up(t))
         return;
-    }
     t->installing = false;
     fp_kept error = maker->error;
     fp_pages *pages = fp_volume_pages(t->volume, t->take.manifest.header.partition);
@@ -361,10 +366,8 @@ static void old_closed(fp_disk_req *req);
 /* Files that were rotten are read by the handles of what took their places from now on. */
 static void renew(taking *t)
 {
-    if (t->closing) {
-        fp_take_close(&t->take);
+    if (given_up(t))
         return;
-    }
     for (; t->at < t->take.manifest.header.count; t->at++) {
         fp_file *file = t->files[t->at];
         file->rotten = false;

@@ -284,9 +284,9 @@ static int check_frames(fp_wal *wal, uint64_t upto, uint64_t *epoch)
                               (unsigned long long)expect.lsn, (unsigned long long)upto);
         uint64_t least = fp_lineage_reached(&wal->lineage, expect.lsn);
         least = *epoch > least ? *epoch : least;
-        least = expect.lsn >= wal->promised_at && wal->promise > least ? wal->promise : least;
-        if (expect.lsn >= wal->state.promised_at && wal->state.promise > least)
-            least = wal->state.promise; /* a fence that puts it off counts when it is durable */
+        least = fp_wal_least(least, expect.lsn, wal->promise, wal->promised_at);
+        /* A fence that puts a promise off counts when it is durable. */
+        least = fp_wal_least(least, expect.lsn, wal->state.promise, wal->state.promised_at);
         if (frame.epoch < least)
             return fp_wal_say(wal, FARPOOL_E_FENCED,
                               "the frame at LSN %llu is of epoch %llu, but %llu has come",

@@ -154,9 +154,8 @@ uint64_t fp_wal_durable(const fp_wal *wal);  /* of what is on stable media */
 bool fp_wal_is_appending(const fp_wal *wal); /* some append is not done yet */
 uint64_t fp_wal_reached(
     const fp_wal *wal); /* the highest epoch that was promised, or that a frame here has */
-uint64_t fp_wal_epoch(const fp_wal *wal); /* promised, */
-/* The promise that is durable, */
-uint64_t fp_wal_promised(const fp_wal *wal);
+uint64_t fp_wal_epoch(const fp_wal *wal);       /* promised, durably or not yet */
+uint64_t fp_wal_promised(const fp_wal *wal);    /* durably, */
 uint64_t fp_wal_promised_at(const fp_wal *wal); /* from here on */
 const fp_lineage *fp_wal_lineage(const fp_wal *wal);
 const fp_lineage *fp_wal_joined(const fp_wal *wal); /* the same, as far as it is durable */

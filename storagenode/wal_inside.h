@@ -134,6 +134,12 @@ struct fp_wal {
     void *user; /* of fp_wal_restart */
 };
 
+/* The lowest epoch that a frame at lsn may have, which is `least` or more, if this one is promised from `at` on. */
+static inline uint64_t fp_wal_least(uint64_t least, uint64_t lsn, uint64_t promise, uint64_t at)
+{
+    return lsn >= at && promise > least ? promise : least;
+}
+
 /* Nothing has been asked of the disk yet. E_INVAL, E_NOMEM. */
 int fp_wal_new(fp_disk *disk, const fp_wal_options *options, fp_wal **wal) FARPOOL_MUST_CHECK;
 

@@ -153,8 +153,8 @@ static enum result look(fp_wal_scan *scan, size_t *len)
 {
     const fp_wal *wal = scan->wal;
     fp_redo_expect expect = {wal->state.partition, scan->at, wal->epoch};
-    if (scan->at >= wal->state.promised_at && wal->state.promise > expect.epoch_min)
-        expect.epoch_min = wal->state.promise;
+    expect.epoch_min =
+        fp_wal_least(expect.epoch_min, scan->at, wal->state.promise, wal->state.promised_at);
     uint64_t fork = fp_lineage_reached(&wal->state.lineage, scan->at);
     expect.epoch_min = fork > expect.epoch_min ? fork : expect.epoch_min;
     size_t needed = HEADER;

@@ -240,10 +240,12 @@ static void open_view(whole_compute *c, whole_view *v)
     whole_truth *t = truth_of(c, v);
     whole_trouble_opening(c);
     const fp_assignment *a = assignment_of(c, v);
-    if (!a || !a->duty.epoch) /* it is gone already */
+    if (!a || !a->duty.epoch) { /* it is gone already */
         MODEL_CHECK(farpool_cluster_open(c->cluster, (uint64_t)(v - c->views) + 1, &v->part) ==
                     FARPOOL_E_NOTFOUND);
-    if (!a || !a->duty.epoch || a->duty.epoch == a->tried)
+        return;
+    }
+    if (a->duty.epoch == a->tried)
         return;
     uint64_t epoch = a->duty.epoch;
     bool stored = a->duty.stored;
