@@ -39,6 +39,12 @@ typedef struct candidate {
     fp_entry *entry;
 } candidate;
 
+/* The last page that could not be written: farpool_errmsg() says why. */
+typedef struct failure {
+    int code;
+    uint64_t partition; /* its id */
+} failure;
+
 static farpool_pid owner_pid(uint64_t owner) { return owner & ((1ull << 48) - 1); }
 
 /* The page that the frame table names, if its partition is still open. Partitions_lock is read-held. */
@@ -94,7 +100,7 @@ static int flush_redo(const candidate *page, uint32_t frame, uint64_t *lsn)
 }
 
 /* Starts writing a page that we have latched SHARED. */
-static fp_io *start_write(fp_thread *thread, const candidate *page, int *error)
+static fp_io *start_write(fp_thread *thread, const candidate *page, failure *failed)
 {
     farpool_pool *pool = thread->pool;
     unsigned order = fp_word_order(fp_word_load(page->entry));
@@ -106,7 +112,7 @@ static fp_io *start_write(fp_thread *thread, const candidate *page, int *error)
         rc = pool->mapping->write_source(page->partition, page->pid, order, frame, &source);
     if (rc) {
         if (rc != FARPOOL_E_POOL_FULL) /* which passes: the page stays until the next time */
-            *error = rc;
+            *failed = (failure){rc, page->partition->id};
         fp_shared_leave(page->entry);
         return NULL;
     }
@@ -118,7 +124,7 @@ static fp_io *start_write(fp_thread *thread, const candidate *page, int *error)
 }
 
 /* A write is over. Returns whether the page is clean. */
-static bool finish_write(fp_thread *thread, fp_io *io, uint32_t begun, int *error)
+static bool finish_write(fp_thread *thread, fp_io *io, uint32_t begun, failure *failed)
 {
     farpool_pool *pool = thread->pool;
     fp_entry *entry = &io->partition->entries[io->pid];
@@ -134,7 +140,7 @@ static bool finish_write(fp_thread *thread, fp_io *io, uint32_t begun, int *erro
                  FP_SLOT_HEADER_BYTES + ((uint64_t)FARPOOL_UNIT_BYTES << io->order));
     } else if (!fp_node_set_changed(io->partition, begun) && /* else it is written the next time */
                !fp_slot_move(io->partition, io->pid, io->order)) {
-        *error = io->status;
+        *failed = (failure){io->status, io->partition->id};
     }
     fp_io_put(thread, io);
     fp_shared_leave(entry);
@@ -143,7 +149,8 @@ static bool finish_write(fp_thread *thread, fp_io *io, uint32_t begun, int *erro
 
 /* Phase 2: writes the dirty ones among the candidates, as many as there are transfers for. They are clean afterwards
  * (bit i of what is returned: candidate i) or were left alone. */
-static uint64_t write_back(fp_thread *thread, const candidate *pages, unsigned count, int *error)
+static uint64_t write_back(fp_thread *thread, const candidate *pages, unsigned count,
+                           failure *failed)
 {
     fp_io *ios[FP_WRITES_MAX] = {0};
     unsigned index[FP_WRITES_MAX], n = 0;
@@ -154,14 +161,14 @@ static uint64_t write_back(fp_thread *thread, const candidate *pages, unsigned c
             continue;
         index[n] = i;
         begun[n] = fp_node_set_begin(pages[i].partition);
-        ios[n] = start_write(thread, &pages[i], error);
+        ios[n] = start_write(thread, &pages[i], failed);
         n += ios[n] != NULL;
     }
     fp_remote_post(thread, ios, n);
     if (n)
         FP_FAULT_POINT(EVICT_POSTED);
     for (unsigned i = 0; i < n; i++)
-        written |= (uint64_t)finish_write(thread, ios[i], begun[i], error) << index[i];
+        written |= (uint64_t)finish_write(thread, ios[i], begun[i], failed) << index[i];
     return written;
 }
 
@@ -201,7 +208,7 @@ static unsigned drop(fp_thread *thread, const candidate *pages, unsigned count, 
 }
 
 /* One stretch through all phases. Returns how many frames became free. */
-static unsigned evict_stretch(fp_thread *thread, uint64_t start, bool any, int *error)
+static unsigned evict_stretch(fp_thread *thread, uint64_t start, bool any, failure *failed)
 {
     candidate pages[STRETCH];
     pthread_rwlock_rdlock(&thread->pool->partitions_lock);
@@ -210,26 +217,26 @@ static unsigned evict_stretch(fp_thread *thread, uint64_t start, bool any, int *
     for (unsigned i = 0; i < n; i++)
         dirty += (fp_word_load(pages[i].entry) & FP_WORD_DIRTY) != 0;
     if (dirty)
-        (void)write_back(thread, pages, n, error);
+        (void)write_back(thread, pages, n, failed);
     unsigned freed = drop(thread, pages, n, false);
     pthread_rwlock_unlock(&thread->pool->partitions_lock);
     return freed;
 }
 
 /* Single frames: move the clock until a batch is free. */
-static unsigned evict_batch(fp_thread *thread, int *error)
+static unsigned evict_batch(fp_thread *thread, failure *failed)
 {
     farpool_pool *pool = thread->pool;
     unsigned freed = 0;
     for (unsigned i = 0; i < 2 * PATIENCE && freed < pool->batch; i++) {
         uint64_t start = atomic_fetch_add_explicit(&pool->hand, STRETCH, memory_order_relaxed);
-        freed += evict_stretch(thread, start % pool->frame_count, i >= PATIENCE, error);
+        freed += evict_stretch(thread, start % pool->frame_count, i >= PATIENCE, failed);
     }
     return freed;
 }
 
 /* A run: empty the aligned region at the hand of everything that can leave. */
-static void evict_region(fp_thread *thread, unsigned order, int *error)
+static void evict_region(fp_thread *thread, unsigned order, failure *failed)
 {
     farpool_pool *pool = thread->pool;
     uint64_t size = 1ull << order;
@@ -237,7 +244,7 @@ static void evict_region(fp_thread *thread, unsigned order, int *error)
     uint64_t hand = atomic_fetch_add_explicit(&pool->hand, size, memory_order_relaxed);
     uint64_t region = hand / size % regions * size;
     for (uint64_t f = region; f < region + size; f += STRETCH) {
-        evict_stretch(thread, f, true, error);
+        evict_stretch(thread, f, true, failed);
         if (order < 6)
             break; /* one stretch covers it */
     }
@@ -260,7 +267,19 @@ static bool frames_in_transit(const fp_thread *thread)
 
 static uint64_t now_ns(farpool_pool *pool) { return fp_net_now_ns(pool->transports[0].net); }
 
-int fp_evict_take(fp_thread *thread, unsigned order, enum fp_evict_effort effort, uint32_t *frame)
+/* Of another partition: nothing is wrong with the caller's, and who is told E_FENCED would give up the wrong one. */
+static int say_unwritten(const farpool_pool *pool, const farpool_partition *partition,
+                         failure failed)
+{
+    return failed.partition == partition->id
+               ? failed.code
+               : fp_error(FARPOOL_E_POOL_FULL,
+                          "pool %s: partition %llu: changed pages cannot leave the pool: %s",
+                          pool->name, (unsigned long long)failed.partition, farpool_errmsg());
+}
+
+int fp_evict_take(fp_thread *thread, const farpool_partition *partition, unsigned order,
+                  enum fp_evict_effort effort, uint32_t *frame)
 {
     farpool_pool *pool = thread->pool;
     if (fp_frames_take(thread, order, frame))
@@ -273,16 +292,16 @@ int fp_evict_take(fp_thread *thread, unsigned order, enum fp_evict_effort effort
     uint64_t lap = pool->frame_count / step + 1;
     uint64_t tries = effort == FP_EVICT_ONCE ? lap : GIVE_UP_LAPS * lap, deadline = 0;
     for (uint64_t i = 0;; i++) {
-        int error = 0;
+        failure failed = {0};
         fp_frames_gather(pool, i || order ? FP_THREADS_MAX : 1);
         if (order)
-            evict_region(thread, order, &error);
+            evict_region(thread, order, &failed);
         else
-            evict_batch(thread, &error);
+            evict_batch(thread, &failed);
         if (fp_frames_take(thread, order, frame))
             return 0;
-        if (error && i > lap)
-            return error; /* what is dirty can't be written: its message is set */
+        if (failed.code && i > lap)
+            return say_unwritten(pool, partition, failed);
         if (i >= tries) {
             if (effort == FP_EVICT_ONCE || !frames_in_transit(thread))
                 break;
@@ -314,7 +333,7 @@ uint64_t fp_evict_clean(fp_thread *thread, const farpool_partition *partition, u
     farpool_pool *pool = thread->pool;
     candidate pages[STRETCH];
     unsigned bits[STRETCH], n = 0;
-    int error = 0;
+    failure ignored = {0}; /* tried again */
     pthread_rwlock_rdlock(&pool->partitions_lock);
     for (unsigned i = 0; i < STRETCH; i++) {
         if (!(which >> i & 1))
@@ -326,7 +345,7 @@ uint64_t fp_evict_clean(fp_thread *thread, const farpool_partition *partition, u
         else
             bits[n++] = i;
     }
-    uint64_t written = write_back(thread, pages, n, &error);
+    uint64_t written = write_back(thread, pages, n, &ignored);
     pthread_rwlock_unlock(&pool->partitions_lock);
     for (unsigned i = 0; i < n; i++)
         which &= ~((written >> i & 1) << bits[i]);
@@ -351,13 +370,16 @@ uint64_t fp_evict_store(fp_thread *thread, farpool_partition *partition, const f
 {
     candidate pages[FP_WRITES_MAX] = {0}, leaving[FP_WRITES_MAX];
     unsigned n = 0;
+    failure failed = {0};
     FP_ASSERT(count <= FP_WRITES_MAX);
     for (unsigned i = 0; i < count; i++) {
         pages[i] = (candidate){partition, pids[i], &partition->entries[pids[i]]};
         if (hollow >> i & 1)
             taint(&pages[i]);
     }
-    uint64_t stored = write_back(thread, pages, count, error);
+    uint64_t stored = write_back(thread, pages, count, &failed);
+    if (failed.code)
+        *error = failed.code;
     for (unsigned i = 0; i < count; i++) {
         if (!(hollow >> i & 1) && !(fp_word_load(pages[i].entry) & FP_WORD_DIRTY))
             stored |= 1ull << i;

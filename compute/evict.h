@@ -11,10 +11,11 @@ enum fp_evict_effort {
     FP_EVICT_THOROUGHLY /* as long as frames may become free */
 };
 
-/* A free run of 2^order frames, evicting a batch of other pages for it if need be. E_POOL_FULL: all
- * are fixed. E_NODE and the like: dirty pages are in the way and can't be written back. */
-int fp_evict_take(fp_thread *thread, unsigned order, enum fp_evict_effort effort,
-                  uint32_t *frame) FARPOOL_MUST_CHECK;
+/* A free run of 2^order frames for a page of the partition, evicting a batch of other pages for it if need be.
+ * E_POOL_FULL: all are fixed, or dirty pages of another partition are in the way and can't be written back. E_NODE,
+ * E_FENCED and the like: dirty ones of this partition. */
+int fp_evict_take(fp_thread *thread, const farpool_partition *partition, unsigned order,
+                  enum fp_evict_effort effort, uint32_t *frame) FARPOOL_MUST_CHECK;
 
 enum { FP_EVICT_STRETCH = 64 /* frames looked at in one go */ };
 

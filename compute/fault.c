@@ -62,7 +62,8 @@ static int prepare(fp_thread *thread, enum fp_io_kind kind, farpool_partition *p
     unsigned order = fp_word_order(atomic_load_explicit(&entry->word, memory_order_relaxed));
     uint32_t frame;
     bool hint = kind == FP_IO_PREFETCH;
-    int rc = fp_evict_take(thread, order, hint ? FP_EVICT_ONCE : FP_EVICT_THOROUGHLY, &frame);
+    int rc =
+        fp_evict_take(thread, partition, order, hint ? FP_EVICT_ONCE : FP_EVICT_THOROUGHLY, &frame);
     if (rc) {
         fp_entry_leave(entry, FP_EVICTED, 0, 0);
         return rc;

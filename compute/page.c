@@ -252,7 +252,7 @@ static int furnish(farpool_partition *partition, farpool_pid pid, unsigned order
         return FARPOOL_E_BUSY;
     uint32_t frame;
     fp_thread_own(thread);
-    int rc = fp_evict_take(thread, order, FP_EVICT_THOROUGHLY, &frame);
+    int rc = fp_evict_take(thread, partition, order, FP_EVICT_THOROUGHLY, &frame);
     if (!rc) {
         for (unsigned tries = 0; tries < FP_IO_STAGE_TRIES; tries++) {
             rc = pool->mapping->zero(partition, pid, order, frame);

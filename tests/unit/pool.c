@@ -256,6 +256,20 @@ static void epochs_fence(fixture *f)
     assert_true(rc == FARPOOL_E_NODE || rc == FARPOOL_E_FENCED);
     assert_int_equal(farpool_partition_close(part), 0);
     assert_int_equal(farpool_pool_close(other), 0);
+
+    /* its pages are in the way of others, who are told so, and not that they are fenced */
+    options.id = 2;
+    assert_int_equal(farpool_partition_open(f->pool, &options, &part), 0);
+    farpool_pid held[POOL_BYTES / FARPOOL_UNIT_BYTES];
+    unsigned n = 0;
+    void *page;
+    while ((rc = farpool_page_alloc(part, 0, &held[n], &page)) == 0)
+        n++;
+    assert_int_equal(rc, FARPOOL_E_POOL_FULL);
+    assert_non_null(strstr(farpool_errmsg(), "partition 1: changed pages"));
+    while (n--)
+        farpool_unfix(part, held[n], FARPOOL_EXCLUSIVE);
+    assert_int_equal(farpool_partition_close(part), 0);
 }
 
 static void pages_come_back_locked(fixture *f)
