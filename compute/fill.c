@@ -16,6 +16,7 @@
 #include "compute/recovery.h"
 #include "compute/slab.h"
 #include "compute/space.h"
+#include "compute/storage.h"
 #include "compute/thread.h"
 
 enum {
@@ -344,7 +345,7 @@ int fp_fill_open(farpool_partition *partition, fp_fill **out)
 int fp_fill_start(fp_fill *fill)
 {
     farpool_partition *partition = fill->partition;
-    if (partition->recovery)
+    if (partition->recovery && fp_storage_count(partition))
         fp_fill_ask(fill, OPENED);
     if (partition->pool->net_options.world)
         return 0;

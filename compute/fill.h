@@ -13,7 +13,7 @@
  * its slot, for nobody knows any more whether it was since the change. A page that somebody has latched, or that cannot be written,
  * is tried again; one that cannot be had is put off until the others are done. Another change begins the walk anew.
  *
- * That is the work of a thread of the library's for each partition with a redo log and storage nodes, in which all signals
+ * That is the work of a thread of the library's for each partition with a redo log, in which all signals
  * are blocked; it sleeps while there is nothing to fill. In a simulated world there is no thread: tests call fp_fill_step.
  */
 #ifndef FP_COMPUTE_FILL_H

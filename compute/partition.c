@@ -160,7 +160,7 @@ static int close_now(farpool_partition *partition)
 static int start_threads(farpool_partition *partition)
 {
     int rc = fp_keeper_start(partition->redo->keeper);
-    if (rc || !partition->fill)
+    if (rc)
         return rc;
     rc = fp_fill_start(partition->fill);
     if (rc)
@@ -208,7 +208,7 @@ int farpool_partition_open(farpool_pool *pool, const farpool_partition_options *
         rc = fp_redo_open(partition, options, &partition->redo);
     if (!rc)
         rc = fp_slab_deal(partition);
-    if (!rc && partition->redo && fp_storage_count(partition))
+    if (!rc && partition->redo)
         rc = fp_fill_open(partition, &partition->fill);
     if (rc)
         goto err_after_slab;

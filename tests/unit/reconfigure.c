@@ -18,6 +18,7 @@
 #include "compute/fill.h"
 #include "compute/keeper.h"
 #include "compute/slab.h"
+#include "compute/storage.h"
 #include "memnode/node.h"
 #include "tests/lib/require.h"
 #include "tests/lib/simpool.h"
@@ -29,6 +30,7 @@ enum { NODES = 3, SPARE = NODES, PAGES = 300, RING_BYTES = 1 << 20 };
 typedef struct world {
     sim_setup sim;
     sim_storage storage;
+    unsigned storages; /* named when a partition is opened */
     farpool_pool *pool, *next_pool;
     farpool_partition *part, *next; /* next: of the owner after */
     farpool_pid pids[PAGES];
@@ -49,7 +51,7 @@ static void open_as(world *w, const char *name, uint64_t epoch, const unsigned *
     options.memnode_count = options.log_copies = NODES;
     options.log_ring_bytes = RING_BYTES;
     options.storagenodes = storages;
-    options.storagenode_count = 1;
+    options.storagenode_count = w->storages;
     options.recover = epoch > 1 ? FARPOOL_RECOVER : FARPOOL_NEW;
     test_must(farpool_partition_open(*pool, &options, part), "opening");
 }
@@ -105,12 +107,13 @@ static void restart_node(world *w, unsigned i)
     w->sim.nodes[i].lost = false;
 }
 
-static int set_up(void **state)
+static int set_up_with(unsigned storages, void **state)
 {
     static const unsigned uses[NODES] = {0, 1, 2};
     fp_sim_config config = {.torn = true, .late = true};
     world *w = calloc(1, sizeof *w);
     REQUIRE(w);
+    w->storages = storages;
     w->random = test_seed(20261122);
     sim_setup_open(&w->sim, w->random, &config, NODES + 1, 3);
     sim_storage_open(&w->storage, w->sim.world, 0);
@@ -128,6 +131,9 @@ static int set_up(void **state)
     *state = w;
     return 0;
 }
+
+static int set_up(void **state) { return set_up_with(1, state); }
+static int set_up_without_storage(void **state) { return set_up_with(0, state); }
 
 static int tear_down(void **state)
 {
@@ -448,6 +454,21 @@ static void a_new_owner_fills_what_it_recovers(void **state)
     compare_without_storage(w, w->next_pool, w->next);
 }
 
+static void who_gets_storage_nodes_later_fills_from_them(void **state)
+{
+    world *w = *state;
+    const char *storages[] = {w->storage.uri};
+    pthread_mutex_lock(&w->part->changes_lock);
+    test_must(fp_storage_change_locked(w->part, storages, 1), "naming a storage node");
+    pthread_mutex_unlock(&w->part->changes_lock);
+    test_must(farpool_wait_durable(w->part, UINT64_MAX, FARPOOL_DURABLE_STORAGE), "waiting");
+    kill_node(w, 0);
+    assert_int_equal(reconfigure(w, 2, SPARE, 1, 2), 0);
+    assert_true(stats_of(w->pool).fill_left > 0);
+    fill(w, w->pool, w->part);
+    compare_without_storage(w, w->pool, w->part);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 
 int main(void)
@@ -461,6 +482,8 @@ int main(void)
         TEST(what_an_absent_node_had_is_filled_elsewhere),
         TEST(filling_waits_for_a_storage_node),
         TEST(a_new_owner_fills_what_it_recovers),
+        cmocka_unit_test_setup_teardown(who_gets_storage_nodes_later_fills_from_them,
+                                        set_up_without_storage, tear_down),
         TEST(a_long_log),
         TEST(a_node_has_one_address),
         TEST(older_copies_are_not_taken),
