@@ -16,7 +16,14 @@
 #include "tests/lib/logclient.h"
 #include "tests/lib/testnode.h"
 
-enum { POOL_BYTES = 1 << 20, HANG_S = 180, BATCH_MAX = 50, FULL_LOAD_S = 3, EASED_US = 50000 };
+enum {
+    POOL_BYTES = 1 << 20,
+    HANG_S = 180,
+    BATCH_MAX = 50,
+    FULL_LOAD_S = 3,
+    EASED_US = 50000,
+    LONG_S = 5
+};
 
 /* ---- a worker -------------------------------------------------------------------------------- */
 
@@ -386,11 +393,15 @@ static void complain_of_hang(const cluster_work *work, const char *what)
     exit(1);
 }
 
-void cluster_work_wait(cluster_work *work, const char *what,
-                       bool (*is_true)(cluster_work *work, uint64_t arg), uint64_t arg)
+/* ease: writers are under full load first. Where processors are few, in an emulator, they then would make log about as
+ * fast as others get it. */
+static void wait_until(cluster_work *work, const char *what,
+                       bool (*is_true)(cluster_work *work, uint64_t arg), uint64_t arg, bool ease)
 {
-    uint64_t moved = fp_now_ns(), before = 0;
+    uint64_t begin = fp_now_ns(), moved = begin, before = 0;
     while (!is_true(work, arg)) {
+        if (ease && fp_now_ns() - begin > FULL_LOAD_S * 1000000000ull)
+            atomic_store(&work->eased, true);
         look_after_processes(work);
         uint64_t now = atomic_load(&work->acks) + atomic_load(&work->written.compared) -
                        atomic_load(&work->fill_left);
@@ -401,6 +412,17 @@ void cluster_work_wait(cluster_work *work, const char *what,
             complain_of_hang(work, what);
         usleep(200);
     }
+    atomic_store(&work->eased, false);
+    if (fp_now_ns() - begin > LONG_S * 1000000000ull) {
+        printf("   %s: %.0f s\n", what, (double)(fp_now_ns() - begin) / 1e9);
+        fflush(stdout);
+    }
+}
+
+void cluster_work_wait(cluster_work *work, const char *what,
+                       bool (*is_true)(cluster_work *work, uint64_t arg), uint64_t arg)
+{
+    wait_until(work, what, is_true, arg, false);
 }
 
 static bool is_ready(cluster_work *work, uint64_t unused)
@@ -428,7 +450,7 @@ void cluster_work_wait_ready(cluster_work *work)
 
 void cluster_work_wait_whole(cluster_work *work, unsigned node)
 {
-    cluster_work_wait(work, "a log ring that gets what it misses", is_whole, node);
+    wait_until(work, "a log ring that gets what it misses", is_whole, node, true);
 }
 
 static bool is_taken_in(cluster_work *work, uint64_t unused)
@@ -451,7 +473,7 @@ static bool is_filled(cluster_work *work, uint64_t unused)
 
 void cluster_work_wait_filled(cluster_work *work)
 {
-    cluster_work_wait(work, "filling memory nodes", is_filled, 0);
+    wait_until(work, "filling memory nodes", is_filled, 0, true);
 }
 
 static bool is_read(cluster_work *work, uint64_t unused)
@@ -506,12 +528,11 @@ static bool say_they_are_whole(const test_cluster *cluster)
     return WEXITSTATUS(status) == 0;
 }
 
-/* No storage node lacks log or pages. From that time on writers are eased. */
-static bool all_are_whole(cluster_work *work, uint64_t eased_ns)
+/* No storage node lacks log or pages. */
+static bool all_are_whole(cluster_work *work, uint64_t unused)
 {
     bool whole = true;
-    if (fp_now_ns() >= eased_ns)
-        atomic_store(&work->eased, true);
+    (void)unused;
     for (unsigned i = 0; i < CLUSTER_NODES; i++)
         whole &= !atomic_load(&work->behind[i]);
     whole = whole && say_they_are_whole(work->cluster);
@@ -520,17 +541,12 @@ static bool all_are_whole(cluster_work *work, uint64_t eased_ns)
     return whole;
 }
 
-/* Under full load first. Where processors are few, in an emulator, writers then would make log about as fast as a storage
- * node gets it. */
 void cluster_work_wait_refills(cluster_work *work)
 {
-    uint64_t begin = fp_now_ns();
     for (unsigned i = 0; i < CLUSTER_NODES; i++)
         if (atomic_load(&work->behind[i])) {
             work->refills++;
             break;
         }
-    cluster_work_wait(work, "a storage node that gets what it has missed", all_are_whole,
-                      begin + FULL_LOAD_S * 1000000000ull);
-    atomic_store(&work->eased, false);
+    wait_until(work, "a storage node that gets what it has missed", all_are_whole, 0, true);
 }
