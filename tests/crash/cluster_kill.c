@@ -20,6 +20,7 @@
  */
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -34,6 +35,7 @@ enum {
     SLAB_BYTES = 48 << 20,
     ACKS_MAX = 2000, /* between two events */
     LIMIT_S = 50,
+    EMULATED_REST_US = 5000, /* where looking around costs what the cluster needs */
 };
 
 static cluster_work *work;
@@ -74,9 +76,9 @@ static void lose_another(unsigned back)
 {
     cluster_work_take_in(work, back);
     work_on("working with a memory node that was taken in again");
-    cluster_work_wait_refills(work);
     if (draw(2))
         read_without_storages();
+    cluster_work_wait_refills(work);
     unsigned another = (back + 1 + (unsigned)draw(NODES - 1)) % NODES;
     test_cluster_kill_node(&cluster, another);
     work_on("working without another memory node");
@@ -207,6 +209,8 @@ static void run(const char *scheme)
     disasters = reads = 0;
     cluster_work_begin(work, &cluster, random_state);
     work->slab_bytes = SLAB_BYTES;
+    if (!strcmp(scheme, "verbs"))
+        work->rest_us = EMULATED_REST_US;
     work->ring_bytes = 1ull << (20 + draw(3));
     storages = some ? (unsigned)atoi(some) : storages;
     work->storage_quorum = (storages + 1) / 2;

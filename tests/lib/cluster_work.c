@@ -21,7 +21,7 @@ enum {
     HANG_S = 180,
     BATCH_MAX = 50,
     FULL_LOAD_S = 3,
-    EASED_US = 50000,
+    EASED_US = 200000,
     LONG_S = 5
 };
 
@@ -295,7 +295,7 @@ static void be_worker(cluster_work *work, const char *fault)
     atomic_store(&shared->ready, true);
     for (unsigned i = 0; i < WRITTEN_THREADS; i++)
         REQUIRE(!pthread_create(&threads[i], NULL, write_for_ever, (void *)(uintptr_t)i));
-    for (;; usleep(1000)) {
+    for (;; usleep(5 * shared->rest_us)) {
         take_in();
         note_rings();
         note_fill();
@@ -321,6 +321,7 @@ void cluster_work_begin(cluster_work *work, test_cluster *cluster, uint64_t seed
     memset(work, 0, sizeof *work);
     work->cluster = cluster;
     work->seed = seed;
+    work->rest_us = 200;
 }
 
 void cluster_work_start(cluster_work *work, const char *fault)
@@ -410,7 +411,7 @@ static void wait_until(cluster_work *work, const char *what,
         before = now;
         if (fp_now_ns() - moved > HANG_S * 1000000000ull)
             complain_of_hang(work, what);
-        usleep(200);
+        usleep(work->rest_us);
     }
     atomic_store(&work->eased, false);
     if (fp_now_ns() - begin > LONG_S * 1000000000ull) {
@@ -537,7 +538,7 @@ static bool all_are_whole(cluster_work *work, uint64_t unused)
         whole &= !atomic_load(&work->behind[i]);
     whole = whole && say_they_are_whole(work->cluster);
     if (!whole)
-        usleep(10000);
+        usleep(50 * work->rest_us);
     return whole;
 }
 

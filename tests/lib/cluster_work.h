@@ -23,8 +23,9 @@ typedef struct cluster_work {
     test_cluster *cluster;
     uint64_t seed, ring_bytes, slab_bytes; /* set by the test before the first worker, */
     unsigned storage_quorum;               /* as is this */
-    pid_t worker;                          /* 0: none */
-    const char *fault;                     /* not NULL: the worker is to die of that */
+    unsigned rest_us;  /* between looks at how far all is; the test may set it before the first */
+    pid_t worker;      /* 0: none */
+    const char *fault; /* not NULL: the worker is to die of that */
     unsigned killed, refills;
     farpool_pid root, constants[CLUSTER_CONSTANTS];
     uint64_t epoch;
