@@ -106,7 +106,7 @@ void sqlite_bind_key(sqlite3_stmt *statement, int at, const char *key)
 
 /* ---- transactions ---------------------------------------------------------------------------- */
 
-static int read_state(fp_meta_db *db, bool *other_boot)
+static int read_state(fp_meta_db *db)
 {
     int rc = sqlite_row(db, SQL_STATE);
     if (rc < 0)
@@ -119,7 +119,7 @@ static int read_state(fp_meta_db *db, bool *other_boot)
     db->revision = (uint64_t)sqlite3_column_int64(row, 0);
     db->compacted = (uint64_t)sqlite3_column_int64(row, 1);
     db->leases = (uint64_t)sqlite3_column_int64(row, 2);
-    *other_boot = !boot || strcmp(boot, db->boot) != 0;
+    db->other_boot = !boot || strcmp(boot, db->boot) != 0;
     db->changed = false;
     sqlite_reset(db, SQL_STATE);
     return 0;
@@ -149,14 +149,13 @@ static int check_name(fp_meta_db *db)
 
 int sqlite_begin(fp_meta_db *db, bool write, uint64_t now_ns)
 {
-    bool other_boot = false;
     int rc = check_name(db);
     if (!rc)
         rc = sqlite_exec(db, write ? SQL_BEGIN_WRITE : SQL_BEGIN_READ);
     if (rc)
         return rc;
-    rc = read_state(db, &other_boot);
-    if (!rc && write && other_boot)
+    rc = read_state(db);
+    if (!rc && write && db->other_boot)
         rc = begin_leases_anew(db, now_ns);
     return rc ? sqlite_end(db, rc) : 0;
 }

@@ -55,8 +55,9 @@ struct fp_meta_db {
     uint64_t history;
     /* Within a transaction: */
     uint64_t revision, compacted, leases;
-    bool changed;  /* revision + 1 has changes */
-    bool in_doubt; /* the last transaction's COMMIT has failed so that nobody knows */
+    bool other_boot; /* leases go by the clock of another one: until the next that writes */
+    bool changed;    /* revision + 1 has changes */
+    bool in_doubt;   /* the last transaction's COMMIT has failed so that nobody knows */
 };
 
 /* ---- sqlite_db.c ----------------------------------------------------------------------------- */

@@ -76,8 +76,9 @@ int fp_meta_db_expire(fp_meta_db *db, uint64_t now_ns, uint64_t *next_ns)
         sqlite_reset(db, SQL_LEASE_FIRST);
         rc = 0;
     }
+    bool other_boot = db->other_boot; /* whose clock may be far ahead */
     rc = sqlite_end(db, rc);
-    if (rc || *next_ns > now_ns)
+    if (rc || *next_ns == UINT64_MAX || (*next_ns > now_ns && !other_boot))
         return rc;
     rc = sqlite_begin(db, true, now_ns);
     return rc ? rc : sqlite_end(db, sqlite_lease_expire(db, now_ns, next_ns));

@@ -179,13 +179,12 @@ static void the_lock_is_waited_for(void **state)
 
 /* ---- leases and reboots ---------------------------------------------------------------------- */
 
-static void leases_begin_anew_after_a_reboot(void **state)
+/* Key l is there under a lease of another boot, whose clock is a year ahead of this one's. */
+static uint64_t reboot(unsigned ttl_ms)
 {
-    (void)state;
-    in_build();
     sqlite3 *other;
     fp_meta *meta = must_open();
-    fp_meta_req req = {.kind = FP_META_LEASE_GRANT, .ttl_ms = 60000};
+    fp_meta_req req = {.kind = FP_META_LEASE_GRANT, .ttl_ms = ttl_ms};
     assert_int_equal(meta_do(meta, &req), 0);
     uint64_t lease = req.lease;
     const fp_meta_op put = {
@@ -193,19 +192,45 @@ static void leases_begin_anew_after_a_reboot(void **state)
     req = (fp_meta_req){.kind = FP_META_TXN, .ops = &put, .op_count = 1};
     assert_int_equal(meta_do(meta, &req), 0);
     fp_meta_close(meta);
-    /* Another boot, whose clock is a year ahead of this one's. */
     REQUIRE(!sqlite3_open(path, &other));
     REQUIRE(
         !sqlite3_exec(other, "UPDATE state SET boot = 'before'", 0, 0, 0) &&
         !sqlite3_exec(other, "UPDATE lease SET ends_ns = ends_ns + 31536000000000000", 0, 0, 0));
     sqlite3_close(other);
-    meta = must_open();
-    req = (fp_meta_req){.kind = FP_META_LEASE_KEEP, .lease = lease};
+    return lease;
+}
+
+static void leases_begin_anew_after_a_reboot(void **state)
+{
+    (void)state;
+    in_build();
+    uint64_t lease = reboot(60000);
+    fp_meta *meta = must_open();
+    fp_meta_req req = {.kind = FP_META_LEASE_KEEP, .lease = lease};
     assert_int_equal(meta_do(meta, &req), 0);
     req = (fp_meta_req){.kind = FP_META_LEASE_LEFT, .lease = lease};
     assert_int_equal(meta_do(meta, &req), 0);
     assert_true(req.ttl_ms > 30000 && req.ttl_ms <= 60000);
     assert_string_equal(meta_get(meta, "l", NULL), "v");
+    fp_meta_close(meta);
+    remove_dir();
+}
+
+/* Of coordinators nobody writes as long as the key of the one that led is there. */
+static void leases_end_after_a_reboot_though_all_only_look(void **state)
+{
+    (void)state;
+    in_build();
+    (void)reboot(1000);
+    fp_meta *meta = must_open();
+    uint64_t begin = fp_now_ns();
+    for (size_t count = 1; count;) {
+        fp_meta_req req = {.kind = FP_META_RANGE, .key = "l"};
+        assert_int_equal(meta_do(meta, &req), 0);
+        count = req.kv_count;
+        free(req.kvs);
+        assert_true(fp_now_ns() - begin < UINT64_C(30000000000));
+    }
     fp_meta_close(meta);
     remove_dir();
 }
@@ -395,6 +420,7 @@ int main(void)
         cmocka_unit_test(many_may_open_a_new_file),
         cmocka_unit_test(the_lock_is_waited_for),
         cmocka_unit_test(leases_begin_anew_after_a_reboot),
+        cmocka_unit_test(leases_end_after_a_reboot_though_all_only_look),
         cmocka_unit_test(damage_is_told),
         cmocka_unit_test(files_of_others_are_left_alone),
         cmocka_unit_test(history_is_trimmed),
