@@ -268,9 +268,21 @@ void fp_member_heard(fp_model *model, fp_member *member)
     member->lost_at_ns = model->now_ns + fp_ms(model->settings.lost_ms);
 }
 
+void fp_model_stood_still(fp_model *model, uint64_t since_ns)
+{
+    model->patient_ns = model->now_ns + fp_ms(model->settings.lost_ms);
+    for (size_t i = 0; i < model->member_count; i++) {
+        fp_member *member = model->members[i];
+        if (member->lost_at_ns > since_ns && member->lost_at_ns < model->patient_ns)
+            member->lost_at_ns = model->patient_ns;
+    }
+}
+
 void fp_member_gone(fp_model *model, fp_member *member, bool left)
 {
     uint64_t at = model->now_ns + (left ? 0 : fp_ms(model->settings.grace_ms));
+    if (!left && at < model->patient_ns)
+        at = model->patient_ns;
     member->joined = false;
     if (at < member->lost_at_ns)
         member->lost_at_ns = at;

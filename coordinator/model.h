@@ -116,12 +116,13 @@ typedef struct fp_part {
     fp_part_record r;
     uint64_t epoch_revision; /* of the change to this epoch, or a later one */
     /* Known to the leader only. */
-    uint64_t since_ns;      /* of this phase, or of its being known here */
-    uint64_t retry_at_ns;   /* after a failure nothing is tried earlier */
-    uint64_t failed_epoch;  /* of the last failure counted */
-    unsigned failures;      /* in a row */
-    char avoid[FP_ID_ROOM]; /* memory node with which a change came to nothing */
-    char failure[200];      /* the last one, in words; empty: none */
+    uint64_t since_ns;       /* of this phase, or of its being known here */
+    uint64_t retry_at_ns;    /* after a failure nothing is tried earlier */
+    uint64_t failed_epoch;   /* of the last failure counted */
+    unsigned failures;       /* in a row */
+    char avoid[FP_ID_ROOM];  /* memory node with which a change came to nothing */
+    char hollow[FP_ID_ROOM]; /* memory node that was taken in anew by the last change; or empty */
+    char failure[200];       /* the last one, in words; empty: none */
 } fp_part;
 
 typedef struct fp_settings {
@@ -140,6 +141,7 @@ typedef struct fp_model {
     char cluster[FP_ID_ROOM];
     bool cluster_kept; /* else it is written with the first change */
     uint64_t now_ns;
+    uint64_t patient_ns; /* no node is lost for want of a connection before that */
 } fp_model;
 
 void fp_model_clear(fp_model *model);                                /* settings and now_ns stay */
@@ -164,6 +166,8 @@ void fp_member_forget_told(fp_member *member);
 const fp_told *fp_member_told(const fp_member *member, uint64_t id); /* or NULL */
 /* What the node of this name, if there is one, has told of the partition, or NULL. */
 const fp_told *fp_model_told(const fp_model *model, const char *name, uint64_t id);
+/* Nobody was listened to between then and now: who was not heard may have spoken all the same, and has lost_ms again. */
+void fp_model_stood_still(fp_model *model, uint64_t since_ns);
 /* It was heard; its connection has gone; it has taken its leave. */
 void fp_member_heard(fp_model *model, fp_member *member);
 void fp_member_gone(fp_model *model, fp_member *member, bool left);

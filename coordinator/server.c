@@ -203,7 +203,10 @@ int fp_coordinator_step(fp_coordinator *c)
 {
     if (!c->server.listener_count)
         return 0;
+    uint64_t before = c->model.now_ns;
     c->model.now_ns = fp_coordinator_now_ns(c);
+    if (fp_lead_leads(&c->lead) && c->model.now_ns - before > fp_ms(c->model.settings.heartbeat_ms))
+        fp_model_stood_still(&c->model, before);
     fp_lead_step(&c->lead, c->model.now_ns); /* first: after a pause it leads no more */
     int more = fp_server_step(&c->server);
     if (more < 0)
