@@ -229,6 +229,25 @@ static bool place_anew(const fp_model *model, fp_changes *changes, const fp_part
     return true;
 }
 
+/* Of the nodes before a change that was not confirmed enough have the log. Can so many of the new ones have got what none
+ * of these has that a commit was acknowledged? Not those that have a ring and never had a log in it. One without a ring
+ * may have lost it. */
+static bool can_go_back(const fp_model *model, const fp_part *part, unsigned logs_before)
+{
+    unsigned others = 0;
+    if (!part->r.before.count || logs_before < fp_part_need(&part->r))
+        return false;
+    for (unsigned i = 0; i < fp_part_rings(&part->r, &part->r.memnodes); i++) {
+        const char *name = part->r.memnodes.names[i];
+        const fp_told *told = fp_model_told(model, name, part->r.id);
+        bool knows = told && told->epoch >= part->r.epoch && told->ring > 0;
+        int at = fp_list_index(&part->r.before, name);
+        bool was_there = at >= 0 && (unsigned)at < part->r.log_copies;
+        others += !knows || told->blank == was_there;
+    }
+    return others < part->r.log_quorum;
+}
+
 /* Are the owners before cut off from so many rings that they can neither commit nor be followed wrongly, and can the next
  * one find the log? */
 static void fence(const fp_model *model, fp_changes *changes, const fp_part *part)
@@ -240,7 +259,8 @@ static void fence(const fp_model *model, fp_changes *changes, const fp_part *par
     if (place_anew(model, changes, part) || now.told < need || (changed && past.told < need))
         return;
     bool gone = part->r.made && !part->r.stored && now.logs < need;
-    if (gone) {
+    bool back = gone && can_go_back(model, part, past.logs);
+    if (gone && !back) {
         /* Those who are silent may have it. If that is too few as well, what was in memory is gone, unless those have
          * it who were there before a change that the owner did not get through. */
         bool may_come = now.logs + now.silent >= need ||
@@ -250,7 +270,7 @@ static void fence(const fp_model *model, fp_changes *changes, const fp_part *par
     }
     fp_part_record *r = fp_change_part(changes, &part->r);
     r->phase = FP_ASSIGNED;
-    r->stored = r->stored || gone;
+    r->stored = r->stored || (gone && !back);
     r->made = r->made || now.logs >= need; /* who was to make it did, and could not tell */
     if (fp_part_is_new(r))
         r->doubt = r->epoch;
@@ -264,7 +284,7 @@ static void fence(const fp_model *model, fp_changes *changes, const fp_part *par
                     r->stored ? " from what storage nodes have" : "");
 }
 
-static void confirm(fp_changes *changes, const fp_part *part)
+static void confirm(fp_changes *changes, fp_part *part)
 {
     fp_part_record *r = fp_change_part(changes, &part->r);
     bool changed = r->phase == FP_CHANGING;
@@ -274,6 +294,7 @@ static void confirm(fp_changes *changes, const fp_part *part)
     r->stored = false;
     r->doubt = 0;
     r->before.count = 0;
+    part->failure[0] = 0;
     fp_change_event(changes, changed ? "changed" : "open", r->owner, r->id,
                     changed ? "%s: %s goes on with other memory nodes under epoch %" PRIu64
                             : "%s: %s has opened it under epoch %" PRIu64,

@@ -30,7 +30,7 @@ fp_fences fp_decide_fences(const fp_model *model, const fp_part *part, const fp_
 /* ---- decide_nodes.c: of the list of memory nodes and of storage nodes ------------------------- */
 
 /* What an open partition needs; false: nothing. */
-bool fp_decide_memory(const fp_model *model, fp_changes *changes, const fp_part *part);
+bool fp_decide_memory(const fp_model *model, fp_changes *changes, fp_part *part);
 /* Have the storage nodes of the list all that one has which leaves, or had when it was heard of last? What it alone has may
  * have been acknowledged as stored. */
 bool fp_decide_can_replace(const fp_model *model, const fp_part *part, const fp_list *list,

@@ -136,7 +136,26 @@ static bool change(const fp_model *model, fp_changes *changes, const fp_part *pa
     return true;
 }
 
-bool fp_decide_memory(const fp_model *model, fp_changes *changes, const fp_part *part)
+/* Number i is up and the owner does not use it. The second time it is of no use to him: he may not reach it, or it grants
+ * him nothing. */
+static bool fill_hollow(const fp_model *model, fp_changes *changes, fp_part *part, unsigned i)
+{
+    const char *name = part->r.memnodes.names[i];
+    if (strcmp(part->hollow, name) != 0) {
+        bool changed = change(model, changes, part, -1,
+                              "memory nodes that hold nothing of it are taken in anew");
+        if (changed)
+            strcpy(part->hollow, name);
+        return changed;
+    }
+    if (change(model, changes, part, (int)i, "its owner cannot use"))
+        return true;
+    part->hollow[0] = 0; /* nobody can take its place: once more, later */
+    part->retry_at_ns = model->now_ns + fp_ms(model->settings.replace_ms);
+    return false;
+}
+
+bool fp_decide_memory(const fp_model *model, fp_changes *changes, fp_part *part)
 {
     const fp_list *list = &part->r.memnodes;
     const fp_member *owner = fp_model_member(model, part->r.owner);
@@ -144,9 +163,10 @@ bool fp_decide_memory(const fp_model *model, fp_changes *changes, const fp_part 
         return false;
     for (unsigned i = 0; i < list->count; i++) {
         if (is_hollow(model, part, i))
-            return change(model, changes, part, -1,
-                          "memory nodes that hold nothing of it are taken in anew");
+            return fill_hollow(model, changes, part, i);
     }
+    if (model->now_ns >= part->since_ns + fp_ms(model->settings.lost_ms))
+        part->hollow[0] = 0;
     for (unsigned i = 0; i < list->count; i++) {
         if (is_gone(model, list->names[i]) && change(model, changes, part, (int)i, "is lost"))
             return true;

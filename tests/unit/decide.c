@@ -387,6 +387,33 @@ static void a_log_that_the_list_before_has_is_not_gone(void **state)
     assert_int_equal(decide_part->r.before.count, 0);
 }
 
+/* The same, and the ring that both lists have is silent: nobody waits for it, nor for a person. Unless the new node may have
+ * lost what it had: then that ring may be the only one to have a commit. */
+static void who_was_never_filled_holds_nobody_up(void **state)
+{
+    (void)state;
+    decide_open();
+    char left[FP_ID_ROOM];
+    strcpy(left, decide_part->r.memnodes.names[2]);
+    test_model_set(&decide_model, left, FP_DRAINING,
+                   fp_model_member(&decide_model, left)->r.storage, 1);
+    test_model_decide(&decide_model);
+    decide_check(FP_CHANGING, 2, "c0");
+    decide_lose("c0");
+    test_model_settle(&decide_model);
+    decide_check(FP_FENCING, 3, "c1");
+    decide_raise(decide_part->r.memnodes.names[1], 3, true);
+    decide_raise(left, 3, true);
+    decide_raise("m3", 3, false);
+    assert_int_equal(test_model_decide(&decide_model), 0);
+    tell_blank("m3", 3);
+    test_model_settle(&decide_model);
+    decide_check(FP_ASSIGNED, 3, "c1");
+    assert_false(decide_part->r.stored);
+    assert_string_equal(decide_part->r.memnodes.names[2], left);
+    assert_int_equal(decide_part->r.before.count, 0);
+}
+
 static void nodes_that_are_lost_for_good_can_be_replaced(void **state)
 {
     (void)state;
@@ -458,6 +485,7 @@ int main(void)
         TEST(a_log_that_is_gone_waits_for_a_person),
         TEST(rings_that_nobody_has_filled_are_no_logs),
         TEST(a_log_that_the_list_before_has_is_not_gone),
+        TEST(who_was_never_filled_holds_nobody_up),
         TEST(nodes_that_are_lost_for_good_can_be_replaced),
         TEST(an_epoch_that_cannot_be_is_not_followed),
         TEST(numbers_are_not_given_again_after_a_metastore_was_lost),

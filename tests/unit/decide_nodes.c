@@ -40,6 +40,27 @@ static void a_lost_memory_node_is_replaced(void **state)
     assert_int_equal(decide_part->r.before.count, 0);
 }
 
+/* The owner does not reach a memory node that is up: it is taken in anew once, then another one takes its place. */
+static void one_that_its_owner_cannot_use_is_replaced(void **state)
+{
+    (void)state;
+    decide_open();
+    char first[FP_ID_ROOM];
+    strcpy(first, decide_part->r.memnodes.names[0]);
+    test_model_tell(&decide_model, "c0", "{'id': 1, 'epoch': 1, 'state': 'open', 'lost': [0]}");
+    assert_int_equal(test_model_decide(&decide_model), 1);
+    decide_check(FP_CHANGING, 2, "c0");
+    assert_string_equal(decide_part->r.memnodes.names[0], first);
+    test_model_tell(&decide_model, "c0", "{'id': 1, 'epoch': 2, 'state': 'open', 'lost': [0]}");
+    test_model_settle(&decide_model);
+    decide_check(FP_OPEN, 2, "c0");
+    test_model_pass(&decide_model, FP_LOST_MS);
+    assert_int_equal(test_model_decide(&decide_model), 1);
+    decide_check(FP_CHANGING, 3, "c0");
+    assert_string_equal(decide_part->r.memnodes.names[0], "m3");
+    assert_string_equal(decide_part->r.before.names[0], first);
+}
+
 /* Another coordinator leads now, and does not know yet which memory nodes have heard. */
 static void an_owner_is_not_told_less_than_he_knows(void **state)
 {
@@ -310,6 +331,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(a_lost_memory_node_is_replaced),
+        TEST(one_that_its_owner_cannot_use_is_replaced),
         TEST(an_owner_is_not_told_less_than_he_knows),
         TEST(a_change_that_came_to_nothing_is_taken_back),
         TEST(an_owner_lost_in_a_change_is_fenced_in_both_lists),
