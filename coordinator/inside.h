@@ -34,6 +34,7 @@ typedef struct fp_session {
     uint32_t wait_request;
     uint64_t wait_ns;
     json_t *duties;   /* given last, without term and revision; NULL: none */
+    uint64_t given;   /* the revision that they were of */
     uint64_t version; /* of fp_coordinator.version when they were compared last */
 } fp_session;
 

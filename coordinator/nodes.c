@@ -32,17 +32,23 @@ static json_t *dated(const fp_coordinator *c, const json_t *duties)
     return copy;
 }
 
-/* Duties as they are now are the session's; false: it has been given the same already. */
-static bool renew(fp_coordinator *c, fp_session *session, const fp_member *member)
+/* Duties as they are now are the session's; false: it has been given the same already. Then it has seen them as they are
+ * now, also if they were others in between. */
+static bool renew(fp_coordinator *c, fp_session *session, fp_member *member)
 {
     json_t *duties = fp_duties(&c->model, member);
     session->version = c->version;
     if (!duties || (session->duties && json_equal(duties, session->duties))) {
+        if (duties && member->seen >= session->given && member->seen < c->model.revision) {
+            member->seen = c->model.revision;
+            c->tick_ns = 0;
+        }
         json_decref(duties);
         return false;
     }
     json_decref(session->duties);
     session->duties = duties;
+    session->given = c->model.revision;
     return true;
 }
 
@@ -67,7 +73,7 @@ void fp_nodes_answer_waits(fp_coordinator *c)
     for (fp_server_client *client = c->server.clients; client; client = next) {
         fp_session *session = (fp_session *)client;
         next = client->next;
-        const fp_member *member = session->waits ? member_of(c, session) : NULL;
+        fp_member *member = session->waits ? member_of(c, session) : NULL;
         if (!member)
             continue;
         if (session->version != c->version && renew(c, session, member))
