@@ -18,7 +18,7 @@
 
 enum {
     FP_THREADS_MAX = 256, /* that use one pool at the same time */
-    FP_PARTITIONS_MAX = 64,
+    FP_PARTITIONS_MAX = FARPOOL_PARTITIONS_MAX,
     FP_NODES_MAX = 64,           /* addresses of memory and storage nodes that a pool ever uses */
     FP_PARTITION_NODES_MAX = 16, /* memory nodes of one partition, and as many storage nodes */
     FP_TRANSPORTS_MAX = 4,

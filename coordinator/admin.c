@@ -11,7 +11,9 @@
 #include "coordinator/place.h"
 #include "coordinator/record.h"
 
-enum { MIB = 1 << 20 };
+#define MIB (1ull << 20)
+#define SPACE_BYTES (65536 * MIB)
+#define SPACE_MAX (1ull << 44) /* of farpool_partition_options */
 
 static fp_reader reader_of(const fp_call *call)
 {
@@ -129,6 +131,13 @@ static int run_remove(fp_coordinator *c, fp_call *call)
 
 /* ---- partitions ------------------------------------------------------------------------------ */
 
+/* Room for pages of all sizes side by side: twice the slab. */
+static uint64_t default_space(const fp_part_record *r)
+{
+    uint64_t twice = r->slab_bytes < SPACE_MAX / 2 ? 2 * r->slab_bytes : SPACE_MAX;
+    return twice > SPACE_BYTES ? twice : SPACE_BYTES;
+}
+
 static int read_create(const fp_call *call, fp_part_record *r)
 {
     fp_reader in = reader_of(call);
@@ -136,15 +145,20 @@ static int read_create(const fp_call *call, fp_part_record *r)
     fp_read_text(&in, "owner", r->wish, sizeof r->wish, "");
     r->when_lost =
         (enum fp_when_lost)fp_read_word(&in, "when_lost", fp_when_lost_names, FP_WHEN_LOSTS, 0);
-    r->slab_bytes = fp_read_number(&in, "slab_bytes", MIB, INT64_MAX / 4, 256ull * MIB);
-    r->space_bytes = fp_read_number(&in, "space_bytes", MIB, INT64_MAX / 4, 65536ull * MIB);
+    r->slab_bytes = fp_read_number(&in, "slab_bytes", MIB, INT64_MAX / 4, 256 * MIB);
+    r->space_bytes = fp_read_number(&in, "space_bytes", MIB, SPACE_MAX, default_space(r));
     r->log_copies = (unsigned)fp_read_number(&in, "log_copies", 1, FP_COPIES_MAX, 3);
     r->log_quorum =
         (unsigned)fp_read_number(&in, "log_quorum", 1, r->log_copies, r->log_copies / 2 + 1);
-    r->log_ring_bytes = fp_read_number(&in, "log_ring_bytes", MIB, 16384ull * MIB, 64ull * MIB);
+    r->log_ring_bytes = fp_read_number(&in, "log_ring_bytes", MIB, 16384 * MIB, 64 * MIB);
     r->storage_quorum = (unsigned)fp_read_number(&in, "storage_quorum", 1, r->log_copies, 1);
     r->memnode_count =
         (unsigned)fp_read_number(&in, "memnode_count", r->log_copies, FP_LIST_MAX, r->log_copies);
+    if (!in.rc && r->space_bytes < r->slab_bytes)
+        return fp_error(FARPOOL_E_INVAL,
+                        "partition.create: space_bytes (%" PRIu64 ") must not be less than "
+                        "slab_bytes (%" PRIu64 "): pages without a number never fill the rest",
+                        r->space_bytes, r->slab_bytes);
     return in.rc ? in.rc : fp_name_check("partition", r->name);
 }
 
@@ -199,6 +213,10 @@ static int next_owner(fp_coordinator *c, const fp_call *call, const fp_part *par
     if (!fp_place_may(&c->model, *owner, FP_ROLE_COMPUTE))
         return fp_error(FARPOOL_E_BUSY, "compute node %s is not up, or is drained",
                         (*owner)->r.name);
+    if (strcmp((*owner)->r.name, part->r.owner) != 0 &&
+        fp_place_parts(&c->model, *owner) >= FARPOOL_PARTITIONS_MAX)
+        return fp_error(FARPOOL_E_BUSY, "compute node %s has %u partitions, as many as it can have",
+                        (*owner)->r.name, FARPOOL_PARTITIONS_MAX);
     if (!part->r.epoch)
         return fp_error(FARPOOL_E_BUSY, "partition %s was given to nobody yet: see the status",
                         part->r.name);
@@ -219,7 +237,8 @@ static int run_move(fp_coordinator *c, fp_call *call)
     uint64_t epoch =
         fp_decide_owner(&c->model, call->changes, part, owner, "move", "somebody wants it there")
             ->epoch;
-    call->answer = json_pack("{s:I}", "epoch", (json_int_t)epoch);
+    call->answer =
+        json_pack("{s:I, s:I}", "id", (json_int_t)part->r.id, "epoch", (json_int_t)epoch);
     return 0;
 }
 
@@ -233,7 +252,7 @@ static int run_failover(fp_coordinator *c, fp_call *call)
     if (!rc)
         rc = next_owner(c, call, part, true, &owner);
     if (!rc && stored && !(part->r.made && part->r.storagenodes.count))
-        rc = fp_error(FARPOOL_E_INVAL, "partition %s has nothing on storage nodes", part->r.name);
+        rc = fp_error(FARPOOL_E_BUSY, "partition %s has nothing on storage nodes", part->r.name);
     if (rc)
         return rc;
     fp_part_record *r = fp_decide_owner(&c->model, call->changes, part, owner, "failover",
@@ -241,11 +260,18 @@ static int run_failover(fp_coordinator *c, fp_call *call)
                                                  "and that storage nodes are to be gone on with"
                                                : "somebody wants it");
     if (stored) { /* nobody is waited for; with too few nodes nobody could open it */
+        unsigned need = fp_part_need(&part->r);
         r->phase = FP_ASSIGNED;
         r->stored = true;
+        if (part->r.before.count &&
+            fp_decide_fences(&c->model, part, &part->r.memnodes).logs < need &&
+            fp_decide_fences(&c->model, part, &part->r.before).logs >= need) {
+            r->memnodes = part->r.before; /* they have more of it than storage nodes */
+            r->before.count = 0;
+        }
         fp_decide_replace_lost(&c->model, part, &r->memnodes);
     }
-    call->answer = json_pack("{s:I}", "epoch", (json_int_t)r->epoch);
+    call->answer = json_pack("{s:I, s:I}", "id", (json_int_t)r->id, "epoch", (json_int_t)r->epoch);
     return 0;
 }
 
@@ -267,9 +293,11 @@ static int run_delete(fp_coordinator *c, fp_call *call)
 {
     fp_part *part;
     int rc = part_of(c, call, &part);
-    if (!rc)
-        fp_decide_delete(&c->model, call->changes, part);
-    return rc;
+    if (rc)
+        return rc;
+    fp_decide_delete(&c->model, call->changes, part);
+    call->answer = json_pack("{s:I}", "id", (json_int_t)part->r.id);
+    return 0;
 }
 
 const fp_method fp_admin_methods[] = {

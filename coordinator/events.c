@@ -9,7 +9,7 @@
 #include "coordinator/inside.h"
 #include "coordinator/record.h"
 
-enum { LIMIT = 100 };
+enum { LIMIT = 100, READS_MAX = 4 /* under way: other work is not to wait for many */ };
 
 static void was_read(fp_meta_req *req)
 {
@@ -28,6 +28,7 @@ static void was_read(fp_meta_req *req)
     }
     free(req->kvs);
     call->reading = false;
+    c->tick_ns = 0; /* others may wait for their turn */
     if (!rc)
         call->answer = json_pack("{s:O, s:I}", "events", events, "next", (json_int_t)next);
     json_decref(events);
@@ -58,9 +59,12 @@ int fp_events_run(fp_coordinator *c, fp_call *call)
     uint64_t wait_ms = fp_read_number(&in, "wait_ms", 0, FP_WAIT_MAX_MS, 0);
     if (in.rc)
         return in.rc;
-    if (json_object_set_new(call->params, "from", json_integer((json_int_t)(from ? from : 1))) ||
-        json_object_set_new(call->params, "limit", json_integer((json_int_t)limit)))
+    json_t *kept =
+        json_pack("{s:I, s:I}", "from", (json_int_t)(from ? from : 1), "limit", (json_int_t)limit);
+    if (!kept)
         return fp_error(FARPOOL_E_NOMEM, "events: no memory");
+    json_decref(call->params); /* it may be large, and waits */
+    call->params = kept;
     call->later = true;
     call->until_ns = c->model.now_ns + fp_ms(wait_ms);
     c->tick_ns = 0;
@@ -69,11 +73,16 @@ int fp_events_run(fp_coordinator *c, fp_call *call)
 
 void fp_events_look(fp_coordinator *c)
 {
-    for (fp_call *call = c->calls; call; call = call->next) {
+    unsigned reads = 0;
+    for (const fp_call *call = c->calls; call; call = call->next)
+        reads += call->reading;
+    for (fp_call *call = c->calls; call && reads < READS_MAX; call = call->next) {
         if (!call->later || call->reading || !call->session)
             continue;
         json_int_t from = json_integer_value(json_object_get(call->params, "from"));
-        if (c->model.next_event > (uint64_t)from || c->model.now_ns >= call->until_ns)
+        if (c->model.next_event > (uint64_t)from || c->model.now_ns >= call->until_ns) {
             read_events(c, call);
+            reads++;
+        }
     }
 }

@@ -2,7 +2,9 @@
 #include "coordinator/options.h"
 
 #include <string.h>
+#include <sys/stat.h>
 
+#include "common/cluster/agent.h"
 #include "common/error.h"
 
 static int set_text(char *to, size_t room, const char *value)
@@ -29,11 +31,16 @@ static int set_user_file(void *target, const char *value)
 {
     fp_coordinator_options *o = target;
     char line[600] = "";
+    struct stat st;
     FILE *file = fopen(value, "re");
     if (!file)
         return fp_error_sys("reading %s", value);
+    bool open_to_all = fstat(fileno(file), &st) || (st.st_mode & 077);
     bool some = fgets(line, sizeof line, file);
     fclose(file);
+    if (open_to_all)
+        return fp_error(FARPOOL_E_INVAL,
+                        "%s: others than its owner may read or write it: chmod 600", value);
     line[strcspn(line, "\r\n")] = 0;
     char *colon = some ? strchr(line, ':') : NULL;
     if (!colon)
@@ -105,6 +112,9 @@ int fp_coordinator_options_parse(int argc, char **argv, fp_coordinator_options *
         fp_daemon_options_parse(argc, argv, table, TABLE_COUNT, "coordinator", &options->daemon);
     if (rc || options->daemon.help || options->daemon.version)
         return rc;
+    if (options->settings.heartbeat_ms > FP_HEARTBEAT_MS_MAX)
+        return fp_error(FARPOOL_E_INVAL, "heartbeat-ms (%u) must be %d at most",
+                        options->settings.heartbeat_ms, FP_HEARTBEAT_MS_MAX);
     if (options->settings.lost_ms < 3 * options->settings.heartbeat_ms)
         return fp_error(FARPOOL_E_INVAL,
                         "lost-ms (%u) must be three times heartbeat-ms (%u) at least",

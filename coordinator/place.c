@@ -180,6 +180,15 @@ fp_member *fp_place_better_storage(const fp_model *model, const fp_member *memor
     return best && (new[0] < old[0] || (idle && better(new, old))) ? best : NULL;
 }
 
+unsigned fp_place_parts(const fp_model *model, const fp_member *member)
+{
+    unsigned parts = member->planned.parts;
+    for (size_t i = 0; i < model->part_count; i++)
+        parts += model->parts[i]->r.state != FP_DELETED &&
+                 !strcmp(model->parts[i]->r.owner, member->r.name);
+    return parts;
+}
+
 fp_member *fp_place_owner(const fp_model *model, const char *but)
 {
     fp_member *best = NULL;
@@ -189,11 +198,8 @@ fp_member *fp_place_owner(const fp_model *model, const char *but)
         if (!fp_place_may(model, member, FP_ROLE_COMPUTE) || !member->r.standby ||
             !strcmp(member->r.name, but))
             continue;
-        unsigned parts = member->planned.parts;
-        for (size_t j = 0; j < model->part_count; j++)
-            parts += model->parts[j]->r.state != FP_DELETED &&
-                     !strcmp(model->parts[j]->r.owner, member->r.name);
-        if (!best || parts < best_parts) {
+        unsigned parts = fp_place_parts(model, member);
+        if (parts < FARPOOL_PARTITIONS_MAX && (!best || parts < best_parts)) {
             best = member;
             best_parts = parts;
         }

@@ -4,6 +4,7 @@
 #define FP_COORDINATOR_PLACE_H
 
 #include "coordinator/model.h"
+#include "farpool.h"
 
 /* Is it up, not drained, and of this role: may it be given something? */
 bool fp_place_may(const fp_model *model, const fp_member *member, enum fp_role role);
@@ -28,7 +29,10 @@ fp_member *fp_place_storage(const fp_model *model, const fp_member *memory);
 fp_member *fp_place_better_storage(const fp_model *model, const fp_member *memory,
                                    const fp_member *now);
 
-/* Who is to own the partition: a standby that is up, with fewest partitions, not `but` (may be ""). NULL: there is none. */
+/* How many partitions a compute node owns. */
+unsigned fp_place_parts(const fp_model *model, const fp_member *member);
+/* Who is to own the partition: a standby that is up, with fewest partitions, and has room for one more, not `but` (may
+ * be ""). NULL: there is none. */
 fp_member *fp_place_owner(const fp_model *model, const char *but);
 
 #endif

@@ -322,6 +322,13 @@ int fp_member_tell(fp_model *model, fp_member *member, const json_t *actual)
         }
     }
     qsort(told, count, sizeof *told, by_id);
+    for (size_t i = 1; i < count; i++) {
+        if (told[i].id == told[i - 1].id) {
+            free(told);
+            return fp_error(FARPOOL_E_PROTO, "%s: it tells of partition %" PRIu64 " twice",
+                            member->r.name, told[i].id);
+        }
+    }
     free(member->told);
     json_decref(member->actual);
     member->told = told;

@@ -12,7 +12,7 @@
 
 /* ---- nodes and partitions -------------------------------------------------------------------- */
 
-enum { FIELDS_MAX = 32, WORDS_MAX = 128 };
+enum { FIELDS_MAX = 32, WORDS_MAX = 128, SENTENCES_MAX = 100 };
 
 /* Numbers and short words of what it has told, and of how many partitions: whatever nodes tell, the answer is to fit into a
  * call, and be read. */
@@ -40,6 +40,7 @@ static json_t *show_member(const fp_model *model, const fp_member *member)
     if (member->heard_ns)
         seen = json_integer((json_int_t)((model->now_ns - member->heard_ns) / 1000000));
     json_object_set_new(object, "up", json_boolean(fp_member_up(model, member)));
+    json_object_set_new(object, "lost", json_boolean(fp_member_lost(model, member)));
     json_object_set_new(object, "seen_ms", seen);
     json_object_set_new(object, "actual", summary(member));
     return object;
@@ -258,5 +259,11 @@ json_t *fp_status_stalled(const fp_model *model)
         if (fp_part_is_there(model->parts[i]))
             say_part(model, model->parts[i], array);
     }
+    size_t more =
+        json_array_size(array) > SENTENCES_MAX ? json_array_size(array) - SENTENCES_MAX : 0;
+    for (size_t i = 0; i < more; i++)
+        json_array_remove(array, SENTENCES_MAX);
+    if (more)
+        say(array, "and %zu more", more);
     return array;
 }

@@ -15,7 +15,8 @@
 
 enum {
     FP_AGENT_COORDINATORS_MAX = 16,
-    FP_AGENT_ASKED_MAX = 1024, /* calls that are not answered */
+    FP_AGENT_ASKED_MAX = 1024,   /* calls that are not answered */
+    FP_HEARTBEAT_MS_MAX = 60000, /* that a coordinator may ask for */
 };
 
 typedef struct fp_agent fp_agent;

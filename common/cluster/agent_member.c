@@ -8,7 +8,6 @@ enum {
     JOIN_MS = 3000, /* it writes to the metastore before it answers */
     OVERDUE_MS_MIN = 1000,
     OVERDUE_HEARTBEATS = 3,
-    HEARTBEAT_MS_MAX = 60000,
 };
 
 /* A new object with `method` and `actual`; NULL: no memory. */
@@ -79,9 +78,9 @@ static bool take_duties(fp_agent *agent, const json_t *duties)
 static void joined(fp_agent *agent, const json_t *answer)
 {
     json_int_t ms = json_integer_value(json_object_get(answer, "heartbeat_ms"));
-    if (ms < 1 || ms > HEARTBEAT_MS_MAX) {
+    if (ms < 1 || ms > FP_HEARTBEAT_MS_MAX) {
         fp_agent_leave(agent, fp_error(FARPOOL_E_PROTO, "%s: heartbeat_ms is to be 1 to %d",
-                                       agent->dial.uri, HEARTBEAT_MS_MAX));
+                                       agent->dial.uri, FP_HEARTBEAT_MS_MAX));
         return;
     }
     uint64_t overdue_ms = (uint64_t)ms * OVERDUE_HEARTBEATS;

@@ -145,6 +145,37 @@ static void those_who_wait_do_not_keep_nodes_away(void **state)
     coord_alone_close(&alone);
 }
 
+/* Else nobody could open it, or not use all of it, and it cannot be changed. */
+static void sizes_that_cannot_be_are_refused(void **state)
+{
+    (void)state;
+    static const struct {
+        json_int_t slab, space;
+        int rc;
+    } tries[] = {{96ll << 30, 64ll << 30, FARPOOL_E_INVAL},
+                 {1 << 30, 32ll << 40, FARPOOL_E_INVAL},
+                 {1 << 30, 1 << 30, 0}};
+    char name[] = "p0";
+    coord_alone_open(&alone, 7, NULL);
+    fp_agent *person = client_of("person", NULL, 0);
+    for (unsigned i = 0; i < sizeof tries / sizeof tries[0]; i++, name[1]++) {
+        json_t *create = create_of(name);
+        json_object_set_new(create, "slab_bytes", json_integer(tries[i].slab));
+        json_object_set_new(create, "space_bytes", json_integer(tries[i].space));
+        assert_int_equal(coord_alone_ask(person, create), tries[i].rc);
+    }
+    json_t *large = create_of(name), *answer;
+    json_object_set_new(large, "slab_bytes", json_integer(96ll << 30));
+    assert_int_equal(coord_alone_ask(person, large), 0);
+    assert_int_equal(
+        fp_agent_call(person, json_pack("{s:s}", "method", "partition.list"), 5000, &answer), 0);
+    const json_t *part = json_array_get(json_object_get(answer, "partitions"), 1);
+    assert_true(json_integer_value(json_object_get(part, "space_bytes")) == 192ll << 30);
+    json_decref(answer);
+    fp_agent_close(person);
+    coord_alone_close(&alone);
+}
+
 /* ---- what there is much of -------------------------------------------------------------------- */
 
 /* Whatever a node tells of itself, the status can be had and read. */
@@ -178,17 +209,23 @@ static void odd_nodes_do_not_spoil_the_status(void **state)
 static void as_many_partitions_as_can_be_told_of(void **state)
 {
     (void)state;
-    char name[20];
+    char name[60];
+    json_t *answer;
     coord_alone_open(&alone, 6, NULL);
     fp_agent *person = client_of("person", NULL, 0);
     for (unsigned i = 0; i < FP_PARTS_MAX; i++) {
-        snprintf(name, sizeof name, "p%u", i);
+        snprintf(name, sizeof name, "a-name-as-long-as-programs-make-them-%u", i);
         assert_int_equal(coord_alone_ask(person, create_of(name)), 0);
     }
     assert_int_equal(coord_alone_ask(person, create_of("another")), FARPOOL_E_NOSPACE);
-    assert_int_equal(coord_alone_ask(person, json_pack("{s:s}", "method", "status")), 0);
-    assert_int_equal(coord_alone_ask(person, json_pack("{s:s, s:s}", "method", "partition.delete",
-                                                       "partition", "p7")),
+    assert_int_equal(fp_agent_call(person, json_pack("{s:s}", "method", "status"), 5000, &answer),
+                     0);
+    const json_t *stalled = json_object_get(answer, "stalled");
+    assert_int_equal(json_array_size(stalled), 101);
+    assert_string_equal(json_string_value(json_array_get(stalled, 100)), "and 400 more");
+    json_decref(answer);
+    assert_int_equal(coord_alone_ask(person, json_pack("{s:s, s:i}", "method", "partition.delete",
+                                                       "partition", 7)),
                      0);
     assert_int_equal(coord_alone_ask(person, create_of("another")), 0);
     fp_agent_close(person);
@@ -202,6 +239,7 @@ int main(void)
         cmocka_unit_test(without_a_secret_everybody_does),
         cmocka_unit_test(who_waits_for_events_and_goes_leaves_nothing),
         cmocka_unit_test(those_who_wait_do_not_keep_nodes_away),
+        cmocka_unit_test(sizes_that_cannot_be_are_refused),
         cmocka_unit_test(odd_nodes_do_not_spoil_the_status),
         cmocka_unit_test(as_many_partitions_as_can_be_told_of),
     };
