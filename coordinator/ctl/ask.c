@@ -53,6 +53,12 @@ int fp_ctl_ask(fp_ctl *ctl, json_t *call, unsigned timeout_ms, json_t **answer)
     return rc;
 }
 
+bool fp_ctl_passes(int rc)
+{
+    return rc == FARPOOL_E_NODE || rc == FARPOOL_E_TIMEOUT || rc == FARPOOL_E_UNKNOWN ||
+           rc == FARPOOL_E_CLOSED || rc == FARPOOL_E_BUSY;
+}
+
 json_t *fp_ctl_call(fp_ctl *ctl)
 {
     const fp_ctl_command *command = ctl->command;
@@ -137,7 +143,7 @@ int fp_ctl_show(fp_ctl *ctl)
     if (ctl->json)
         fp_ctl_json(ctl, answer, false);
     else if (!strcmp(method, "status"))
-        fp_show_status(ctl->io->out, answer);
+        fp_show_status(ctl->io->out, answer, false);
     else if (!strcmp(method, "node.list"))
         fp_show_nodes(ctl->io->out, json_object_get(answer, "nodes"));
     else if (!strcmp(method, "partition.list"))

@@ -83,6 +83,8 @@ extern const unsigned fp_ctl_command_count;
 int fp_ctl_ask(fp_ctl *ctl, json_t *call, unsigned timeout_ms, json_t **answer) FARPOOL_MUST_CHECK;
 /* The request of the command: its method, its argument, its options. NULL: no memory. */
 json_t *fp_ctl_call(fp_ctl *ctl);
+/* May the next question have an answer after this error? */
+bool fp_ctl_passes(int rc);
 /* Says farpool_errmsg() and returns the exit status for rc. */
 int fp_ctl_failed(fp_ctl *ctl, int rc);
 void fp_ctl_json(fp_ctl *ctl, const json_t *answer, bool one_line);
@@ -100,7 +102,8 @@ int fp_ctl_doctor(fp_ctl *ctl);
 int fp_ctl_wait(fp_ctl *ctl, const json_t *answer);
 
 /* show.c: for people. */
-void fp_show_status(FILE *out, const json_t *status);
+/* stalled_first: where what comes last may not fit. */
+void fp_show_status(FILE *out, const json_t *status, bool stalled_first);
 void fp_show_nodes(FILE *out, const json_t *nodes);
 void fp_show_partitions(FILE *out, const json_t *partitions);
 void fp_show_route(FILE *out, const json_t *route);

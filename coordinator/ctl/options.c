@@ -47,7 +47,8 @@ static const ctl_option all[] = {
     {"from", "N", "from event number N on; default: all that are kept", 0, NUMBER, "from"},
     {"follow", NULL, "go on with those to come", 'f', FLAG, NULL},
     {"owner", "NODE", "the compute node that gets it; default: any", 0, TEXT, "owner"},
-    {"space", "SIZE", "its page space, addresses only (64g)", 0, SIZE, "space_bytes"},
+    {"space", "SIZE", "its page space, addresses only (64g, or twice the slab)", 0, SIZE,
+     "space_bytes"},
     {"slab", "SIZE", "memory for its pages, over all memory nodes (256m)", 0, SIZE, "slab_bytes"},
     {"log-copies", "N", "log rings, each on another memory node; 1 to 7 (3)", 0, NUMBER,
      "log_copies"},
@@ -326,8 +327,13 @@ static int read_config(fp_ctl *ctl)
 static int give_help(fp_ctl *ctl, int count, char **words)
 {
     char first[100];
-    snprintf(first, sizeof first, "%s%s%s", count ? words[0] : "", count > 1 ? " " : "",
-             count > 1 ? words[1] : "");
+    const fp_ctl_command *command =
+        count ? fp_ctl_find(words[0], count > 1 ? words[1] : NULL) : NULL;
+    if (command) /* its argument may follow */
+        snprintf(first, sizeof first, "%s", command->name);
+    else
+        snprintf(first, sizeof first, "%s%s%s", count ? words[0] : "", count > 1 ? " " : "",
+                 count > 1 ? words[1] : "");
     unsigned found = 0;
     for (unsigned i = 0; i < fp_ctl_command_count; i++)
         found += !strncmp(fp_ctl_commands[i].name, first, strlen(first));

@@ -54,13 +54,14 @@ static void number_cell(fp_table *table, const json_t *object, const char *key)
 
 /* ---- nodes --------------------------------------------------------------------------------------- */
 
-/* Whether it is up is known to the leader only; a record alone does not tell. */
+/* Whether it is up is known to the leader only; a record alone does not tell. One that is away is not lost yet. */
 static const char *node_state(const json_t *node, char buffer[64])
 {
     const json_t *up = json_object_get(node, "up");
     const char *state = fp_json_text(node, "state", "");
     bool member = !strcmp(state, "member");
-    const char *health = json_is_true(up) ? "up" : json_is_false(up) ? "lost" : "";
+    bool lost = json_is_true(json_object_get(node, "lost"));
+    const char *health = json_is_true(up) ? "up" : lost ? "lost" : json_is_false(up) ? "away" : "";
     snprintf(buffer, 64, "%s%s%s", health, *health && !member ? ", " : "",
              *health && member ? "" : state);
     return buffer;
@@ -155,23 +156,10 @@ void fp_show_route(FILE *out, const json_t *route)
 
 /* ---- all of it ----------------------------------------------------------------------------------- */
 
-void fp_show_status(FILE *out, const json_t *status)
+static void show_stalled(FILE *out, const json_t *stalled)
 {
     size_t i;
     json_t *sentence;
-    const json_t *leader = json_object_get(status, "leader");
-    const json_t *stalled = json_object_get(status, "stalled");
-    const char *uri = json_string_value(json_array_get(json_object_get(leader, "uris"), 0));
-    char head[500];
-    snprintf(head, sizeof head, "cluster %s, led by %s at %s in term %" JSON_INTEGER_FORMAT,
-             fp_json_text(status, "cluster", "-"), fp_json_text(leader, "name", "-"),
-             uri ? uri : "-", fp_json_number(status, "term"));
-    fp_print_text(out, head);
-    fputs("\n\n", out);
-    fp_show_nodes(out, json_object_get(status, "nodes"));
-    putc('\n', out);
-    fp_show_partitions(out, json_object_get(status, "partitions"));
-    putc('\n', out);
     json_array_foreach(stalled, i, sentence)
     {
         fputs("stalled: ", out);
@@ -180,6 +168,29 @@ void fp_show_status(FILE *out, const json_t *status)
     }
     if (!json_array_size(stalled))
         fputs("Nothing is stalled.\n", out);
+}
+
+void fp_show_status(FILE *out, const json_t *status, bool stalled_first)
+{
+    const json_t *leader = json_object_get(status, "leader");
+    const char *uri = json_string_value(json_array_get(json_object_get(leader, "uris"), 0));
+    char head[500];
+    snprintf(head, sizeof head, "cluster %s, led by %s at %s in term %" JSON_INTEGER_FORMAT,
+             fp_json_text(status, "cluster", "-"), fp_json_text(leader, "name", "-"),
+             uri ? uri : "-", fp_json_number(status, "term"));
+    fp_print_text(out, head);
+    fputs("\n\n", out);
+    if (stalled_first) {
+        show_stalled(out, json_object_get(status, "stalled"));
+        putc('\n', out);
+    }
+    fp_show_nodes(out, json_object_get(status, "nodes"));
+    putc('\n', out);
+    fp_show_partitions(out, json_object_get(status, "partitions"));
+    if (!stalled_first) {
+        putc('\n', out);
+        show_stalled(out, json_object_get(status, "stalled"));
+    }
 }
 
 void fp_show_event(FILE *out, const json_t *event)

@@ -1,26 +1,32 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Waiting until a change has taken effect: the status is looked at again and again. */
+#include <ctype.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
+#include "common/clock.h"
 #include "common/error.h"
 #include "coordinator/ctl/ctl.h"
 #include "coordinator/ctl/table.h"
 
-enum { LOOK_MS = 200 };
+enum { LOOK_MS = 200, PATIENCE_MS = 60000 /* with coordinators that do not answer */ };
 
-/* The member of the list whose `key` is that text, or whose id is that number. */
-static const json_t *find(const json_t *list, const char *key, const char *name, json_int_t id)
+/* The member of the list whose name is that, or whose id is that number. A name may be that of a partition that is being
+ * deleted, too. */
+static const json_t *find(const json_t *list, const char *name, json_int_t id)
 {
     size_t i;
-    json_t *item;
+    json_t *item, *deleted = NULL;
     json_array_foreach(list, i, item)
     {
-        if (id ? fp_json_number(item, "id") == id : !strcmp(fp_json_text(item, key, ""), name))
+        if (id ? fp_json_number(item, "id") != id : strcmp(fp_json_text(item, "name", ""), name))
+            continue;
+        if (strcmp(fp_json_text(item, "state", ""), "deleted") != 0)
             return item;
+        deleted = item;
     }
-    return NULL;
+    return deleted;
 }
 
 static bool names(const json_t *list, const char *name)
@@ -53,7 +59,7 @@ static unsigned duties_of(const json_t *partitions, const char *name)
 /* 1: it has taken effect; 0: not yet, and progress says how far it is; or a negative code. */
 static int drained(fp_ctl *ctl, const json_t *status, char *progress, size_t size)
 {
-    const json_t *node = find(json_object_get(status, "nodes"), "name", ctl->argument, 0);
+    const json_t *node = find(json_object_get(status, "nodes"), ctl->argument, 0);
     const char *state = fp_json_text(node, "state", "");
     if (!node || !strcmp(state, "member"))
         return fp_error(FARPOOL_E_BUSY, "node %s is %s", ctl->argument,
@@ -75,7 +81,7 @@ static const json_t *partition_of(fp_ctl *ctl, const json_t *answer, const json_
     json_int_t id = fp_json_number(answer, "id");
     if (!id && strspn(ctl->argument, "0123456789") == strlen(ctl->argument))
         id = strtoll(ctl->argument, NULL, 10);
-    return find(json_object_get(status, "partitions"), "name", ctl->argument, id);
+    return find(json_object_get(status, "partitions"), ctl->argument, id);
 }
 
 static int settled(fp_ctl *ctl, const json_t *answer, const json_t *status, char *progress,
@@ -83,12 +89,20 @@ static int settled(fp_ctl *ctl, const json_t *answer, const json_t *status, char
 {
     const json_t *partition = partition_of(ctl, answer, status);
     const char *phase = fp_json_text(partition, "phase", "-");
+    const char *owner = fp_json_text(partition, "owner", "-");
+    const char *to = fp_json_text(ctl->call, "to", "");
     json_int_t epoch = fp_json_number(partition, "epoch");
     if (!partition || !strcmp(fp_json_text(partition, "state", ""), "deleted"))
         return fp_error(FARPOOL_E_NOTFOUND, "partition %s is deleted", ctl->argument);
     snprintf(progress, size, "partition %s: %s, epoch %" JSON_INTEGER_FORMAT ", owner %s",
-             ctl->argument, phase, epoch, fp_json_text(partition, "owner", "-"));
-    return !strcmp(phase, "open") && epoch >= fp_json_number(answer, "epoch");
+             ctl->argument, phase, epoch, owner);
+    bool open = !strcmp(phase, "open") && epoch >= fp_json_number(answer, "epoch");
+    if (open && to[0] && strcmp(owner, to) != 0)
+        return fp_error(FARPOOL_E_BUSY,
+                        "partition %s is open at %s under epoch %" JSON_INTEGER_FORMAT
+                        ", for %s did not open it: 'farpoolctl events' says why",
+                        ctl->argument, owner, epoch, to);
+    return open;
 }
 
 static int look(fp_ctl *ctl, const json_t *answer, const json_t *status, char *progress,
@@ -103,14 +117,41 @@ static int look(fp_ctl *ctl, const json_t *answer, const json_t *status, char *p
     return is_deleted(partition_of(ctl, answer, status));
 }
 
-/* Progress, and whatever is said to be stalled, whenever it is something new. */
-static void tell(fp_ctl *ctl, const json_t *status, const char *progress)
+static bool in_name(char c) { return c && (isalnum((unsigned char)c) || strchr("._-", c)); }
+
+static bool has_word(const char *text, const char *word)
+{
+    size_t len = strlen(word);
+    for (const char *at = text; (at = strstr(at, word)); at++) {
+        if ((at == text || !in_name(at[-1])) && !in_name(at[len]))
+            return true;
+    }
+    return false;
+}
+
+/* What stands in the way: the first sentence about a partition that names what is waited for. NULL: there is none. */
+static const char *obstacle(fp_ctl *ctl, const json_t *answer, const json_t *status)
+{
+    size_t i;
+    json_t *sentence;
+    const char *name = ctl->argument;
+    if (strncmp(ctl->command->method, "node.", 5) != 0)
+        name = fp_json_text(partition_of(ctl, answer, status), "name", name);
+    json_array_foreach(json_object_get(status, "stalled"), i, sentence)
+    {
+        const char *text = json_string_value(sentence);
+        if (text && !strncmp(text, "partition ", 10) && has_word(text + 10, name))
+            return text;
+    }
+    return NULL;
+}
+
+/* Whenever it is something new. */
+static void tell(fp_ctl *ctl, const char *progress, const char *why)
 {
     char line[sizeof ctl->progress];
-    const json_t *stalled = json_object_get(status, "stalled");
-    const char *first = json_string_value(json_array_get(stalled, 0));
-    snprintf(line, sizeof line, "%.250s%s%.250s", progress, first ? "; stalled: " : "",
-             first ? first : "");
+    snprintf(line, sizeof line, "%.250s%s%.250s", progress, why ? "; stalled: " : "",
+             why ? why : "");
     if (!strcmp(line, ctl->progress))
         return;
     strcpy(ctl->progress, line);
@@ -120,19 +161,36 @@ static void tell(fp_ctl *ctl, const json_t *status, const char *progress)
     fflush(ctl->io->err);
 }
 
+/* As look, after asking. */
+static int ask(fp_ctl *ctl, const json_t *answer, uint64_t *heard_ns)
+{
+    char progress[300] = "";
+    json_t *status;
+    int rc = fp_ctl_ask(ctl, json_pack("{s:s}", "method", "status"), ctl->timeout_ms, &status);
+    if (!rc) {
+        *heard_ns = fp_now_ns();
+        rc = look(ctl, answer, status, progress, sizeof progress);
+        if (!rc)
+            tell(ctl, progress, obstacle(ctl, answer, status));
+        json_decref(status);
+        return rc;
+    }
+    if (!fp_ctl_passes(rc))
+        return rc;
+    if (fp_now_ns() - *heard_ns > PATIENCE_MS * UINT64_C(1000000))
+        return fp_error(FARPOOL_E_UNKNOWN,
+                        "it was decided, but nobody says whether it has taken effect: %s",
+                        farpool_errmsg());
+    tell(ctl, farpool_errmsg(), NULL);
+    return 0;
+}
+
 int fp_ctl_wait(fp_ctl *ctl, const json_t *answer)
 {
     static const struct timespec pause = {.tv_nsec = LOOK_MS * 1000000};
+    uint64_t heard_ns = fp_now_ns();
     for (;;) {
-        char progress[300] = "";
-        json_t *status;
-        int rc = fp_ctl_ask(ctl, json_pack("{s:s}", "method", "status"), ctl->timeout_ms, &status);
-        if (rc)
-            return fp_ctl_failed(ctl, rc);
-        rc = look(ctl, answer, status, progress, sizeof progress);
-        if (!rc)
-            tell(ctl, status, progress);
-        json_decref(status);
+        int rc = ask(ctl, answer, &heard_ns);
         if (rc < 0)
             return fp_ctl_failed(ctl, rc);
         if (rc)

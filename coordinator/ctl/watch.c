@@ -101,7 +101,7 @@ static int top_once(fp_ctl *ctl, const screen *s)
         if (rc)
             fprintf(page, "%s (%s)\n", farpool_errmsg(), fp_error_name(rc));
         else
-            fp_show_status(page, status);
+            fp_show_status(page, status, true);
         fclose(page);
         draw(ctl, s, text);
     }
@@ -174,7 +174,7 @@ int fp_ctl_events(fp_ctl *ctl)
             call = NULL;
         }
         int rc = fp_ctl_ask(ctl, call, ctl->timeout_ms + wait_ms, &answer);
-        if (rc && !ctl->follow)
+        if (rc && !(ctl->follow && fp_ctl_passes(rc)))
             return fp_ctl_failed(ctl, rc);
         if (rc) {
             /* Those who follow want to see what comes after just that. */

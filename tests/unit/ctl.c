@@ -152,7 +152,7 @@ static void tables_are_aligned(void **state)
              "STORAGE  ADDRESS\n"
              "m1     memory   up              a     -     h1    1.5 GiB of 4 GiB  0 bytes  "
              "s1       tcp://10.0.0.1:7\n"
-             "kn\xc3\xb6pf  compute  lost, draining  -     -     -     -                       -  "
+             "kn\xc3\xb6pf  compute  away, draining  -     -     -     -                       -  "
              "-        db.?[2Jexample:5432\n");
     assert_string_equal(err, "");
     assert_string_equal(opened, "tcp://one:1,tcp://two:2");
@@ -342,15 +342,28 @@ static void waiting(void **state)
     (void)state;
     answer("{\"epoch\": 5}");
     answer(STATUS("open", "4", ""));
-    answer(STATUS("fencing", "5", "\"for m2\""));
-    answer(STATUS("fencing", "5", "\"for m2\""));
+    answer(
+        STATUS("fencing", "5", "\"memory node x is lost\", \"partition x2\", \"partition x: m2\""));
+    answer(STATUS("fencing", "5", "\"partition x: m2\""));
+    refuse(FARPOOL_E_NODE);
     answer(STATUS("open", "5", ""));
     assert_int_equal(run("failover x --wait", NULL), FP_CTL_DONE);
-    assert_int_equal(asked, 5);
+    assert_int_equal(asked, 6);
     assert_string_equal(err, "farpoolctl: partition x: open, epoch 4, owner -\n"
-                             "farpoolctl: partition x: fencing, epoch 5, owner -; stalled: for "
-                             "m2\n");
+                             "farpoolctl: partition x: fencing, epoch 5, owner -; stalled: "
+                             "partition x: m2\n"
+                             "farpoolctl: a sentence?[2J\n");
     HAS(out, "It has taken effect");
+    forget();
+    answer("{\"epoch\": 5}"); /* the one before had that name, too */
+    answer("{\"partitions\": [{\"id\": 7, \"name\": \"x\", \"state\": \"deleted\"}, {\"id\": 8, "
+           "\"name\": \"x\", \"phase\": \"open\", \"epoch\": 6, \"owner\": \"c1\"}]}");
+    assert_int_equal(run("partition move x --to c2 --wait", NULL), FP_CTL_STATE);
+    HAS(err, "partition x is open at c1 under epoch 6, for c2 did not open it");
+    forget();
+    answer("{\"epoch\": 5}");
+    refuse(FARPOOL_E_REFUSED);
+    assert_int_equal(run("partition move x --wait", NULL), FP_CTL_FAILED);
     forget();
     answer("{}");
     answer("{\"partitions\": [{\"id\": 8, \"state\": \"deleted\", \"phase\": \"deleting\"}]}");
@@ -407,6 +420,8 @@ static void help(void **state)
     HAS(out, "--from-storage");
     assert_null(strstr(out, "node drain"));
     assert_null(strstr(out, "--slab"));
+    assert_int_equal(run("failover orders --help", NULL), FP_CTL_DONE);
+    HAS(out, "--from-storage");
     assert_int_equal(run("partition --help", NULL), FP_CTL_DONE);
     HAS(out, "--slab");
     assert_int_equal(run("help partition move", NULL), FP_CTL_DONE);
