@@ -31,7 +31,7 @@ int fp_storagenode_lock(const char *volume)
     char path[PATH_MAX];
     if (snprintf(path, sizeof path, "%s/lock", volume) >= (int)sizeof path)
         return fp_error(FARPOOL_E_INVAL, "volume %s: the path is too long", volume);
-    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0640);
+    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     if (fd < 0)
         return fp_error_sys("volume %s: opening its lock", volume);
     if (!flock(fd, LOCK_EX | LOCK_NB)) /* it ends with the process */

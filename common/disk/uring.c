@@ -85,7 +85,7 @@ static void prepare(uring_disk *disk, uring_slot *slot)
     char *buffer = (char *)req->buffer + req->own.moved;
     switch (req->kind) {
     case FP_DISK_OPEN:
-        io_uring_prep_openat(sqe, disk->dir, req->name, open_flags(req->mode), 0640);
+        io_uring_prep_openat(sqe, disk->dir, req->name, open_flags(req->mode), 0600);
         break;
     case FP_DISK_CLOSE:
         io_uring_prep_close(sqe, fd_of(req));
