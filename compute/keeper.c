@@ -12,7 +12,8 @@
 #include "compute/keeper_lines.h"
 #include "compute/thread.h"
 
-#define STILL_NS 1000000000ull /* see stands_still */
+#define STILL_NS 1000000000ull   /* see stands_still */
+#define REFILL_NS 60000000000ull /* see judge_volumes */
 
 enum {
     HURRY_US = 50,        /* between rounds while somebody waits for them */
@@ -48,7 +49,9 @@ struct fp_keeper {
     _Atomic uint32_t pauses;  /* relaxed: odd while it is paused. Written under rounds_lock */
     _Atomic uint32_t waiting; /* relaxed: who waits for room or for stable media */
     _Atomic bool has_storage; /* relaxed */
-    _Atomic unsigned volumes; /* relaxed: that can still get what is appended */
+    uint64_t enough_ns;       /* when storage_quorum volumes could get what is appended */
+    _Atomic unsigned volumes; /* relaxed: that can get it */
+    _Atomic bool may_store;   /* relaxed: enough of them can, or are about to */
     _Atomic bool
         spilled_somewhere; /* relaxed: though all storage nodes may lack log that is gone */
     _Atomic uint64_t waits, wait_ns, checkpoints; /* statistics, relaxed */
@@ -132,13 +135,15 @@ static bool is_kept(const fp_redo_log *log, const fp_ring *ring)
 }
 
 /* How many different volumes the rings that are left are spilled to; those not heard of yet may be others. without: bit i,
- * not ring i. */
-static unsigned volumes_left(const fp_redo_log *log, uint32_t without)
+ * not ring i. gaps: also those that have to get something from other storage nodes first. */
+static unsigned volumes_left(const fp_redo_log *log, uint32_t without, bool gaps)
 {
     unsigned count = 0;
     for (unsigned i = 0; i < log->ring_count; i++) {
         const fp_ring *ring = &log->rings[i];
-        bool counts = (ring->spills || !ring->heard) && is_kept(log, ring) && !(without >> i & 1);
+        bool counts = (ring->spills || !ring->heard) && (gaps || !has_gap(log, ring)) &&
+                      !atomic_load_explicit(&ring->lost, memory_order_relaxed) &&
+                      !(without >> i & 1);
         for (unsigned k = 0; k < i && ring->volume; k++)
             counts &= log->rings[k].volume != ring->volume ||
                       atomic_load_explicit(&log->rings[k].lost, memory_order_relaxed);
@@ -179,6 +184,21 @@ static bool stands_still(fp_keeper *keeper, unsigned i, uint64_t most, uint64_t 
     return now_ns - keeper->behind[i].since_ns > STILL_NS;
 }
 
+/* A storage node with a gap gets what is in it from others, if these have it, and goes on: that is waited for, but not for
+ * ever. */
+static void judge_volumes(fp_keeper *keeper, uint64_t now_ns)
+{
+    const fp_redo_log *log = keeper->log;
+    unsigned left = volumes_left(log, 0, false);
+    bool enough = left >= log->storage_quorum;
+    if (enough)
+        keeper->enough_ns = now_ns;
+    else if (volumes_left(log, 0, true) >= log->storage_quorum)
+        enough = now_ns - keeper->enough_ns < REFILL_NS;
+    atomic_store_explicit(&keeper->volumes, left, memory_order_relaxed);
+    atomic_store_explicit(&keeper->may_store, enough, memory_order_relaxed);
+}
+
 /* Nothing is let go of that a ring's storage node has yet to get, or the storage node would have a gap, and have to get
  * what is in it from others. Where it stands still, and the rings get full, a gap is better than commits that wait: then
  * what storage_quorum volumes have is enough, if as many go on; else log could be let go of no further in any case. */
@@ -199,7 +219,7 @@ static void judge_spilled(fp_keeper *keeper)
         if (is_spilled(log, &log->rings[i]) && stands_still(keeper, i, most, now_ns))
             still |= 1u << i;
     }
-    bool leave = still && tight && volumes_left(log, still) >= log->storage_quorum;
+    bool leave = still && tight && volumes_left(log, still, false) >= log->storage_quorum;
     for (unsigned i = 0; i < log->ring_count; i++) {
         const fp_ring *ring = &log->rings[i];
         has_storage |= is_spilled(log, ring);
@@ -210,7 +230,7 @@ static void judge_spilled(fp_keeper *keeper)
     if (leave && get(&log->stored) < all)
         all = get(&log->stored);
     atomic_store_explicit(&keeper->has_storage, has_storage, memory_order_relaxed);
-    atomic_store_explicit(&keeper->volumes, volumes_left(log, 0), memory_order_relaxed);
+    judge_volumes(keeper, now_ns);
     atomic_store_explicit(&keeper->spilled_somewhere, somewhere, memory_order_relaxed);
     keeper->spilled_all = has_storage ? all : 0;
 }
@@ -398,8 +418,7 @@ int fp_keeper_wait_room(fp_keeper *keeper)
 
 static bool may_store(const fp_keeper *keeper)
 {
-    return atomic_load_explicit(&keeper->volumes, memory_order_relaxed) >=
-               keeper->log->storage_quorum ||
+    return atomic_load_explicit(&keeper->may_store, memory_order_relaxed) ||
            atomic_load_explicit(&keeper->rounds, memory_order_acquire) < 2;
 }
 
@@ -463,6 +482,7 @@ int fp_keeper_open(fp_redo_log *log, fp_keeper **out)
         return fp_error(FARPOOL_E_NOMEM, "opening a redo log: no memory for its keeper");
     keeper->log = log;
     atomic_init(&keeper->clean, log->first);
+    keeper->enough_ns = fp_net_now_ns(log->partition->pool->transports[0].net);
     if (pthread_mutex_init(&keeper->rounds_lock, NULL)) {
         free(keeper);
         return fp_error(FARPOOL_E_NOMEM, "opening a redo log: no memory for a lock");

@@ -51,7 +51,8 @@ int fp_keeper_wait_room(fp_keeper *keeper) FARPOOL_MUST_CHECK;
 /* Returns when all before lsn, which is in w rings, is on stable media. timeout_ms 0: waits for ever; a pause of the
  * keeper, and what was waited before it, does not count. E_UNSUPPORTED:
  * no memory node of its rings has a storage node. E_TIMEOUT. E_NODE: rings that are lost
- * leave too few storage nodes that can get it, or the log has failed, as with others. */
+ * leave too few storage nodes that can get it, or that get what they miss from others within a minute; or the log has failed,
+ * as with others. */
 int fp_keeper_wait_stored(fp_keeper *keeper, uint64_t lsn, unsigned timeout_ms) FARPOOL_MUST_CHECK;
 
 /* Statistics: times that wait_room waited, and for how long. */

@@ -351,6 +351,49 @@ static void a_log_that_is_damaged_holds_nobody_up(void **state)
     recover_from(w, 0, 1, early, early, 1);
 }
 
+/* Storage node 2 is away for so long that the rings let go of what it misses; then a memory node is lost. */
+static void make_gap(world *w)
+{
+    const fp_redo_log *log = w->part->redo;
+    farpool_pid pid = write_page(w, 1);
+    sim_storage_crash(&w->storages[2]);
+    for (unsigned i = 0; atomic_load(&log->start) <= log->rings[2].spilled; i++) {
+        farpool_mtr *mtr;
+        void *page;
+        REQUIRE(i < 20000);
+        test_must(farpool_mtr_begin(w->part, 0, &mtr), "beginning");
+        test_must(farpool_mtr_fix(mtr, pid, &page), "changing");
+        memset(page, (int)i, FARPOOL_UNIT_BYTES);
+        test_must(farpool_mtr_commit(mtr, FARPOOL_DURABLE_MEMORY, NULL), "committing");
+        sim_pass(&w->sim, 1);
+    }
+    sim_node_crash(&w->sim.nodes[0]);
+}
+
+/* What the rings have let go of it gets from others, and then what is waited for from the ring. */
+static void a_gap_is_waited_for(void **state)
+{
+    world *w = *state;
+    make_gap(w);
+    assert_int_equal(wait_stored(w), FARPOOL_E_TIMEOUT);
+    w->storages[2].peer = w->storages[0].uri;
+    start(w, 2);
+    for (unsigned i = 0; i < 100; i++) {
+        sim_storage_step(&w->storages[2]);
+        sim_pass(&w->sim, 50);
+    }
+    test_must(wait_stored(w), "waiting");
+}
+
+static void but_not_for_ever(void **state)
+{
+    world *w = *state;
+    make_gap(w);
+    const fp_redo_log *log = w->part->redo;
+    assert_int_equal(fp_keeper_wait_stored(log->keeper, atomic_load(&log->end), 90000),
+                     FARPOOL_E_NODE);
+}
+
 int main(void)
 {
     static const struct CMUnitTest tests[] = {
@@ -363,6 +406,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_fork_is_told_by_who_wants_a_page, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_stray_log_holds_nobody_up, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_log_that_is_damaged_holds_nobody_up, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_gap_is_waited_for, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(but_not_for_ever, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_partition_that_nobody_stored_is_not_found, set_up,
                                         tear_down),
     };
