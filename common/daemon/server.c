@@ -176,9 +176,14 @@ static void take_event(fp_server *server, unsigned net, const fp_net_event *even
                fp_net_conn_reason(event->conn));
         fp_server_drop(server, client);
         break;
-    case FP_NET_RECV_IMM: /* its WRITE was allowed */
-        if (server->ops->signalled)
+    case FP_NET_RECV_IMM: /* over verbs an empty WRITE needs nobody's leave */
+        if (client->greeting != FP_GREETING_DONE) {
+            fp_log(FP_LOG_WARN, "%s: cut off: it signals before it has said who it is",
+                   fp_net_conn_peer(event->conn));
+            fp_server_drop(server, client);
+        } else if (server->ops->signalled) {
             server->ops->signalled(server->owner);
+        }
         break;
     case FP_NET_DONE: /* an answer has left, or FP_NET_CLOSED is about to come */
     case FP_NET_ACCEPTED:

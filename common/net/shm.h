@@ -144,7 +144,8 @@ typedef struct fp_shm_conn {
     struct fp_shm_conn *next;          /* in the poller */
     struct fp_shm_conn *net_next;      /* guarded by net->lock */
     fp_mr *granted[FP_SHM_GRANTS_MAX]; /* guarded by net->lock: whose key is in live[side][slot] */
-    uint32_t grants_end; /* guarded by net->lock: slots from here on were never used */
+    uint32_t
+        grants_end; /* written by the connection's thread under net->lock: slots from here on were never used */
 } fp_shm_conn;
 
 typedef struct fp_shm_poller {

@@ -110,6 +110,17 @@ static void nothing_is_answered_before_the_handshake(void **state)
     talker_close(&t);
 }
 
+/* Over verbs a WRITE of nothing wants no key; elsewhere the transport refuses it. */
+static void nobody_signals_before_the_handshake(void **state)
+{
+    (void)state;
+    connect_as(&t, ann);
+    const fp_net_op op = {.kind = FP_NET_WRITE_IMM, .imm = 1};
+    assert_int_equal(fp_net_post(t.conn, &op, 1), 0);
+    talker_wait_closed(&t);
+    talker_close(&t);
+}
+
 /* The client learns first that the node has another secret; one that does not care is refused by the node. */
 static void another_key_is_refused(void **state)
 {
@@ -360,6 +371,7 @@ static int group(const char *name)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(a_key_or_the_secret_is_enough, open_all, close_all),
         cmocka_unit_test_setup_teardown(a_stranger_is_refused, open_all, close_all),
+        cmocka_unit_test_setup_teardown(nobody_signals_before_the_handshake, open_all, close_all),
         cmocka_unit_test_setup_teardown(nothing_is_answered_before_the_handshake, open_all,
                                         close_all),
         cmocka_unit_test_setup_teardown(another_key_is_refused, open_all, close_all),
