@@ -19,7 +19,7 @@
 enum {
     FP_THREADS_MAX = 256, /* that use one pool at the same time */
     FP_PARTITIONS_MAX = FARPOOL_PARTITIONS_MAX,
-    FP_NODES_MAX = 64,           /* addresses of memory and storage nodes that a pool ever uses */
+    FP_NODES_MAX = 256,          /* addresses of memory and storage nodes that a pool ever uses */
     FP_PARTITION_NODES_MAX = 16, /* memory nodes of one partition, and as many storage nodes */
     FP_TRANSPORTS_MAX = 4,
     FP_IO_MAX = FP_NET_DEPTH_MAX, /* transfers in flight per thread */
@@ -158,8 +158,8 @@ typedef struct fp_thread {
     uint64_t connected
         [FP_NODES_MAX]; /* sets with a serial up to this were there when conns[] was made */
     struct {
-        uint64_t serial; /* of the partition's set */
-        uint64_t nodes;  /* bit n: its slab on node n may be used on conns[n] */
+        uint64_t serial;                   /* of the partition's set */
+        uint64_t nodes[FP_NODES_MAX / 64]; /* bit n: its slab on node n may be used on conns[n] */
     } attached[FP_PARTITIONS_MAX];
     uint32_t cache[2 * FP_BATCH_MAX]; /* free frames */
     unsigned cached;

@@ -69,8 +69,10 @@ int fp_remote_node(farpool_pool *pool, const char *uri, unsigned timeout_ms, uns
     while (i < pool->node_count && strcmp(pool->nodes[i].uri, uri) != 0)
         i++;
     if (i == FP_NODES_MAX) {
-        rc = fp_error(FARPOOL_E_BUSY, "pool %s uses %d memory nodes already", pool->name,
-                      FP_NODES_MAX);
+        rc = fp_error(FARPOOL_E_BUSY,
+                      "pool %s has used %d addresses of memory and storage nodes, and can use no "
+                      "more: open it anew",
+                      pool->name, FP_NODES_MAX);
     } else if (i == pool->node_count) {
         rc = open_transport_locked(pool, uri, timeout_ms, &pool->nodes[i].transport);
         if (!rc) {
@@ -124,6 +126,17 @@ static void take_reply(fp_thread *thread, const fp_net_event *event)
     thread->reply_status = rc;
 }
 
+static bool is_attached(const fp_thread *thread, unsigned partition, unsigned node)
+{
+    return thread->attached[partition].nodes[node / 64] >> node % 64 & 1;
+}
+
+static void mark_attached(fp_thread *thread, unsigned partition, unsigned node, bool attached)
+{
+    uint64_t *word = &thread->attached[partition].nodes[node / 64], bit = 1ull << node % 64;
+    *word = attached ? *word | bit : *word & ~bit;
+}
+
 static void close_conn(fp_thread *thread, fp_conn *conn)
 {
     for (unsigned n = 0; n < FP_NODES_MAX; n++) {
@@ -131,7 +144,7 @@ static void close_conn(fp_thread *thread, fp_conn *conn)
             continue;
         thread->conns[n] = NULL;
         for (unsigned p = 0; p < FP_PARTITIONS_MAX; p++)
-            thread->attached[p].nodes &= ~(1ull << n);
+            mark_attached(thread, p, n, false);
     }
     fp_net_conn_close(conn);
 }
@@ -363,7 +376,7 @@ static int walk_extents(fp_thread *thread, const node_ask *ask, fp_rkey **extent
         msg->type = FP_MSG_ATTACH;
     } while (seen < msg->total);
     if (thread->conns[ask->node]) /* it may have broken right behind the answer */
-        thread->attached[partition->index].nodes |= 1ull << ask->node;
+        mark_attached(thread, partition->index, ask->node, true);
     return 0;
 }
 
@@ -381,14 +394,15 @@ static int attach(fp_thread *thread, const node_ask *ask, enum fp_msg_type type,
     unsigned node = ask->node;
     if (thread->attached[partition->index].serial != set->serial) {
         thread->attached[partition->index].serial = set->serial;
-        thread->attached[partition->index].nodes = 0;
+        memset(thread->attached[partition->index].nodes, 0,
+               sizeof thread->attached[partition->index].nodes);
     }
     if (!thread->conns[node]) {
         int rc = connect_node(thread, node, partition->timeout_ms);
         if (rc)
             return rc;
     }
-    if (type == FP_MSG_ATTACH && (thread->attached[partition->index].nodes >> node & 1))
+    if (type == FP_MSG_ATTACH && is_attached(thread, partition->index, node))
         return 0;
     /* The slab's GRANT comes first, and a ring must not hide that the node has forgotten it since. */
     if (type == FP_MSG_GRANT && (thread->use == FP_USE_SLAB || !set->boots[node]))
@@ -449,7 +463,7 @@ int fp_remote_release(fp_thread *thread, farpool_partition *partition, fp_node_s
         msg->epoch = set->epoch;
         rc = request(thread, node, partition->timeout_ms, msg, FP_MSG_RELEASE_OK);
     }
-    thread->attached[partition->index].nodes &= ~(1ull << node);
+    mark_attached(thread, partition->index, node, false);
     free(msg);
     return node_error(rc);
 }
@@ -458,7 +472,7 @@ int fp_remote_ready(fp_thread *thread, farpool_partition *partition, fp_node_set
                     unsigned node)
 {
     if (__builtin_expect(thread->attached[partition->index].serial == set->serial &&
-                             (thread->attached[partition->index].nodes >> node & 1),
+                             is_attached(thread, partition->index, node),
                          1))
         return 0;
     fp_msg *msg = calloc(1, sizeof *msg);

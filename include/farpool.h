@@ -166,7 +166,7 @@ FARPOOL_API int farpool_partition_open(farpool_pool *pool, const farpool_partiti
  * the statistics). Nodes that stay, but cannot be reached, are left out.
  * From the call on, whoever opens the partition names these nodes: what is acknowledged later may be on no others.
  * E_INVAL, E_UNSUPPORTED (without a redo log or storage nodes). E_NODE, E_NOSPACE and others: a new node failed, or too few
- * rings would stay. E_BUSY: a pool uses at most 64 addresses in its life. E_FENCED: the epoch is not higher, or another owner has the partition. Nothing has changed then but that
+ * rings would stay. E_BUSY: a pool uses at most 256 addresses of nodes in its life. E_FENCED: the epoch is not higher, or another owner has the partition. Nothing has changed then but that
  * this epoch is used up, unless commits fail from now on, with the same code. The caller has nothing latched. */
 FARPOOL_API int farpool_partition_reconfigure(farpool_partition *partition, uint64_t epoch,
                                               const char *const *memnodes,

@@ -9,6 +9,7 @@
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -17,6 +18,7 @@
 #include <cmocka.h>
 
 #include "compute/pool.h"
+#include "compute/remote.h"
 #include "tests/lib/testnode.h"
 
 enum { POOL_BYTES = 2 << 20, SLAB_BYTES = 32 << 20, NODE_BYTES = 64 << 20 };
@@ -272,6 +274,32 @@ static void epochs_fence(fixture *f)
     assert_int_equal(farpool_partition_close(part), 0);
 }
 
+/* A node that comes after many others is used as any other. */
+static void many_addresses(fixture *f)
+{
+    char uri[64];
+    unsigned number = 0;
+    for (unsigned i = 0; i < FP_NODES_MAX - 3; i++) {
+        snprintf(uri, sizeof uri, "shm:///no/such/%u", i);
+        assert_int_equal(fp_remote_node(f->pool, uri, 1000, &number), 0);
+    }
+    assert_int_equal(number, FP_NODES_MAX - 2); /* behind the two of the fixture */
+    test_node *last = test_node_start("shm", NODE_BYTES);
+    const char *uris[] = {test_node_uri(last)};
+    farpool_partition_options options;
+    farpool_partition_options_init(&options);
+    options.id = 2;
+    options.memnodes = uris;
+    options.memnode_count = 1;
+    options.slab_bytes = SLAB_BYTES;
+    fixture other = *f;
+    assert_int_equal(farpool_partition_open(f->pool, &options, &other.part), 0);
+    pages_come_back(&other);
+    assert_int_equal(farpool_partition_close(other.part), 0);
+    test_node_stop(last);
+    assert_int_equal(fp_remote_node(f->pool, "shm:///one/more", 1000, &number), FARPOOL_E_BUSY);
+}
+
 static void pages_come_back_locked(fixture *f)
 {
     assert_int_equal(mlockall(MCL_CURRENT), 0);
@@ -369,6 +397,12 @@ BOTH(section_survives_eviction)
 BOTH(errors_are_told)
 BOTH(epochs_fence)
 
+static void many_addresses_frames(void **state)
+{
+    (void)state;
+    with_pool(FARPOOL_MAPPING_FRAMES, many_addresses);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -387,6 +421,7 @@ int main(void)
         cmocka_unit_test(errors_are_told_vm),
         cmocka_unit_test(epochs_fence_frames),
         cmocka_unit_test(epochs_fence_vm),
+        cmocka_unit_test(many_addresses_frames),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
