@@ -52,7 +52,7 @@ void fp_agent_settled(fp_agent *agent)
     agent->say_again_ns = 0;
     agent->phase = FP_AGENT_OPEN;
     agent->backoff_ns = 0;
-    agent->tried = agent->followed = 0;
+    agent->tried = agent->followed = agent->refusals = 0;
 }
 
 /* When the next one is to be tried. */
@@ -67,13 +67,21 @@ static void choose(fp_agent *agent)
     uint64_t next = agent->backoff_ns * 2;
     agent->backoff_ns = !next ? BACKOFF_FIRST_NS : next > BACKOFF_LAST_NS ? BACKOFF_LAST_NS : next;
     agent->due_ns = fp_agent_now(agent) + agent->backoff_ns;
-    agent->tried = agent->followed = 0;
+    if (agent->refusals >= agent->tried)
+        fp_agent_asked_refused(agent);
+    agent->tried = agent->followed = agent->refusals = 0;
+}
+
+bool fp_agent_is_refused(const fp_agent *agent)
+{
+    return agent->trouble.status == FARPOOL_E_REFUSED || agent->trouble.status == FARPOOL_E_PROTO;
 }
 
 void fp_agent_leave(fp_agent *agent, int code)
 {
     agent->trouble.status = 0;
     fp_kept_set(&agent->trouble, code);
+    agent->refusals += fp_agent_is_refused(agent);
     if (agent->dial.conn)
         fp_dial_cut(&agent->dial, code);
     agent->phase = FP_AGENT_AWAY;

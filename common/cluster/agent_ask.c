@@ -132,8 +132,17 @@ static int too_late(const fp_agent *agent, const fp_agent_asked *asked)
         return fp_error(FARPOOL_E_UNKNOWN,
                         "%s was asked '%s', and has perhaps done it, but not answered in %u ms",
                         agent->dial.uri, method_of(asked), asked->timeout_ms);
+    if (fp_agent_is_refused(agent))
+        return fp_error(agent->trouble.status, "'%s': %s", method_of(asked), agent->trouble.reason);
     return fp_error(FARPOOL_E_NODE, "'%s': no coordinator that leads was found in %u ms: %s",
                     method_of(asked), asked->timeout_ms, fp_agent_trouble(agent));
+}
+
+void fp_agent_asked_refused(fp_agent *agent)
+{
+    for (fp_agent_asked *asked = agent->asked; asked; asked = asked->next)
+        if (!asked->request)
+            asked->deadline_ns = fp_agent_now(agent);
 }
 
 static void expire(fp_agent *agent, uint64_t now)

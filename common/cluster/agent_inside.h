@@ -47,6 +47,7 @@ struct fp_agent {
     fp_dial dial;
     fp_greet greet;
     unsigned next, tried; /* of uris: the next to be tried; how many were since it last waited */
+    unsigned refusals;    /* of these */
     char leader[FP_NET_URI_MAX]; /* is tried before those, "": nobody has been named */
     unsigned followed;           /* in a row, from one to the other */
     bool leaving;                /* it does not lead; nothing more is asked of it */
@@ -72,6 +73,8 @@ struct fp_agent {
 /* ---- agent.c --------------------------------------------------------------------------------- */
 
 uint64_t fp_agent_now(const fp_agent *agent);
+/* The one that was spoken to last does not want us, nor will it: a key, a version. */
+bool fp_agent_is_refused(const fp_agent *agent);
 /* Sends an object as a call. E_TOO_BIG, E_NOMEM: nothing was sent; else something may have been. */
 int fp_agent_try_send(fp_agent *agent, const json_t *call, uint32_t *request) FARPOOL_MUST_CHECK;
 /* It leads, and takes what is asked. */
@@ -103,6 +106,8 @@ void fp_agent_asked_answer(fp_agent *agent, uint32_t request, const json_t *answ
 void fp_agent_asked_error(fp_agent *agent, uint32_t request, int code);
 /* What was sent is not going to be answered: for farpool_errmsg(). */
 void fp_agent_asked_left(fp_agent *agent);
+/* All coordinators have refused us: what was not sent is not waited for. */
+void fp_agent_asked_refused(fp_agent *agent);
 void fp_agent_asked_close(fp_agent *agent);
 bool fp_agent_asked_any_sent(const fp_agent *agent);
 

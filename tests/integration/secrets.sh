@@ -82,8 +82,8 @@ expect 2 '--memnode' "$build/farpool" load "$dir/tsv" --key-file "$dir/farpool.k
 start k1 farpool-coordinator --metastore "sqlite:$dir/db" --listen tcp://127.0.0.1:0 --secret-file "$dir/secret"
 ctl=("$build/farpoolctl" -c "$(cat "$dir/k1")" -t 30000)
 expect 0 'led by k1' "${ctl[@]}" -k "$dir/farpoolctl.key" status
-expect 3 'key file' "${ctl[@]}" status
-expect 3 'not of this cluster' "${ctl[@]}" -k "$dir/other" status
+expect 1 'key file' "${ctl[@]}" status
+expect 1 'not of this cluster' "${ctl[@]}" -k "$dir/other" status
 
 # ---- and one that has none -------------------------------------------------------------------------------
 
