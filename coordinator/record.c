@@ -324,9 +324,10 @@ int fp_member_tell(fp_model *model, fp_member *member, const json_t *actual)
     qsort(told, count, sizeof *told, by_id);
     for (size_t i = 1; i < count; i++) {
         if (told[i].id == told[i - 1].id) {
+            int rc = fp_error(FARPOOL_E_PROTO, "%s: it tells of partition %" PRIu64 " twice",
+                              member->r.name, told[i].id);
             free(told);
-            return fp_error(FARPOOL_E_PROTO, "%s: it tells of partition %" PRIu64 " twice",
-                            member->r.name, told[i].id);
+            return rc;
         }
     }
     free(member->told);
