@@ -40,6 +40,24 @@ static void a_lost_memory_node_is_replaced(void **state)
     assert_int_equal(decide_part->r.before.count, 0);
 }
 
+/* The coordinator was stopped for longer than lost_ms: nobody is lost for that, nor for a connection that broke meanwhile;
+ * who is silent from then on is. */
+static void who_was_not_listened_to_is_not_lost(void **state)
+{
+    (void)state;
+    decide_open();
+    uint64_t before = decide_model.now_ns;
+    fp_member *owner = fp_model_member(&decide_model, "c0");
+    decide_model.now_ns += fp_ms(2 * FP_LOST_MS);
+    fp_model_stood_still(&decide_model, before);
+    fp_member_gone(&decide_model, owner, false);
+    decide_model.now_ns += fp_ms(FP_LOST_MS - 1);
+    assert_false(fp_member_lost(&decide_model, owner));
+    assert_int_equal(test_model_decide(&decide_model), 0);
+    decide_model.now_ns += fp_ms(1);
+    assert_true(fp_member_lost(&decide_model, owner));
+}
+
 /* The owner does not reach a memory node that is up: it is taken in anew once, then another one takes its place. */
 static void one_that_its_owner_cannot_use_is_replaced(void **state)
 {
@@ -332,6 +350,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(a_lost_memory_node_is_replaced),
         TEST(one_that_its_owner_cannot_use_is_replaced),
+        TEST(who_was_not_listened_to_is_not_lost),
         TEST(an_owner_is_not_told_less_than_he_knows),
         TEST(a_change_that_came_to_nothing_is_taken_back),
         TEST(an_owner_lost_in_a_change_is_fenced_in_both_lists),
