@@ -32,15 +32,36 @@ void fp_tcp_loop_wake(fp_tcp_net *net)
 
 /* ---- accepting ------------------------------------------------------------------------------- */
 
+/* Of those who have not said hello the one that has been silent for longest. In the loop, so nobody else runs it. */
+static void drop_oldest_locked(fp_tcp_net *net)
+{
+    fp_tcp_conn *oldest = NULL;
+    uint64_t least = UINT64_MAX;
+    for (fp_tcp_conn *conn = net->conns; conn; conn = conn->next) {
+        pthread_mutex_lock(&conn->lock);
+        bool silent = conn->in_loop && conn->listener && !conn->hello && conn->deadline_ns;
+        if (silent && conn->deadline_ns < least) {
+            least = conn->deadline_ns;
+            oldest = conn;
+        }
+        pthread_mutex_unlock(&conn->lock);
+    }
+    if (!oldest)
+        return;
+    pthread_mutex_lock(&oldest->lock);
+    fp_tcp_break_locked(oldest, FARPOOL_E_NODE, "%s: too many are silent", oldest->base.peer);
+    oldest->listener = NULL; /* whoever clears it buries */
+    pthread_mutex_unlock(&oldest->lock);
+    fp_tcp_conn_bury_locked(oldest);
+}
+
 static void accept_one(fp_tcp_net *net, fp_tcp_listener *listener, int fd,
                        const struct sockaddr_storage *from, socklen_t len)
 {
     char peer[FP_NET_URI_MAX];
     fp_tcp_conn *conn;
-    if (atomic_load(&net->timed) >= FP_TCP_HANDSHAKES_MAX) {
-        close(fd); /* so many that are silent at once are no peers */
-        return;
-    }
+    if (atomic_load(&net->timed) >= FP_TCP_HANDSHAKES_MAX)
+        drop_oldest_locked(net); /* so many that are silent at once are no peers */
     fp_tcp_socket_options(fd);
     fp_tcp_name((const struct sockaddr *)from, len, peer, sizeof peer);
     if (fp_tcp_conn_new(listener->poller, fd, peer, &conn)) {

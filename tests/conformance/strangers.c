@@ -211,6 +211,24 @@ static void tcp_liars(void **state)
         tcp_lie(lies[i]);
 }
 
+/* Those who say nothing do not keep others out: the oldest of them goes. */
+static void tcp_crowd(void **state)
+{
+    (void)state;
+    peer_applies(__func__);
+    int silent[2 * FP_TCP_HANDSHAKES_MAX];
+    for (unsigned i = 0; i < sizeof silent / sizeof silent[0]; i++)
+        silent[i] = stranger();
+    fp_conn *first = c.conn;
+    assert_int_equal(client_connect(&c, server.uri), 0);
+    assert_int_equal(client_do(&c, op_read(&c, c.keys.rw, 0, 0, 4096)), 0);
+    fp_net_conn_close(c.conn);
+    c.conn = first;
+    expect_hang_up(silent[0]);
+    for (unsigned i = 1; i < sizeof silent / sizeof silent[0]; i++)
+        close(silent[i]);
+}
+
 /* More requests than may be in flight, and nobody takes the answers. */
 static void tcp_flood(void **state)
 {
@@ -315,10 +333,9 @@ static int group(const char *name)
 {
     const struct CMUnitTest tests[] = {
 #define T(test) cmocka_unit_test_setup_teardown(test, peer_pair_open, teardown)
-        T(not_farpool),   T(silent_and_hasty),
-        T(wrong_version), T(tcp_half_a_hello),
-        T(tcp_liars),     T(tcp_flood),
-        T(shm_liars),     T(shm_descriptors_give_no_more_than_granted),
+        T(not_farpool),      T(silent_and_hasty), T(wrong_version),
+        T(tcp_half_a_hello), T(tcp_liars),        T(tcp_flood),
+        T(tcp_crowd),        T(shm_liars),        T(shm_descriptors_give_no_more_than_granted),
 #undef T
     };
     return cmocka_run_group_tests_name(name, tests, NULL, NULL);

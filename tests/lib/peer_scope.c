@@ -28,6 +28,7 @@ static const struct {
     {"wrong_version", "verbs sim", "there is no handshake in bytes with a version to be wrong"},
     {"tcp_liars", "verbs shm sim tls", "the lies are frames of tcp's, as they are without TLS"},
     {"tcp_flood", "verbs shm sim tls", "the flood is of frames of tcp's, as they are without TLS"},
+    {"tcp_crowd", "verbs shm sim", "its limit is tcp's"},
     {"shm_liars", "verbs tcp sim", "the lies are packets of shm's"},
     {"shm_descriptors_give_no_more_than_granted", "verbs tcp sim", "only shm passes descriptors"},
     {"shm_leaves_other_files_alone", "verbs tcp sim", "only shm listens on a file"},
