@@ -82,7 +82,7 @@ static int check_options(const farpool_partition_options *options)
             if (!strcmp(options->memnodes[i], options->memnodes[k]))
                 return fp_error(FARPOOL_E_INVAL, "partition %llu: memory node %s is named twice",
                                 (unsigned long long)options->id, options->memnodes[i]);
-    if (options->space_bytes < FARPOOL_UNIT_BYTES || options->space_bytes > 1ull << 44)
+    if (options->space_bytes < FARPOOL_UNIT_BYTES || options->space_bytes > FARPOOL_SPACE_MAX)
         return fp_error(FARPOOL_E_INVAL, "space_bytes %llu: must be 4 KiB to 16 TiB",
                         (unsigned long long)options->space_bytes);
     if (!options->slab_bytes || !options->timeout_ms)

@@ -13,7 +13,6 @@
 
 #define MIB (1ull << 20)
 #define SPACE_BYTES (65536 * MIB)
-#define SPACE_MAX (1ull << 44) /* of farpool_partition_options */
 
 static fp_reader reader_of(const fp_call *call)
 {
@@ -134,7 +133,7 @@ static int run_remove(fp_coordinator *c, fp_call *call)
 /* Room for pages of all sizes side by side: twice the slab. */
 static uint64_t default_space(const fp_part_record *r)
 {
-    uint64_t twice = r->slab_bytes < SPACE_MAX / 2 ? 2 * r->slab_bytes : SPACE_MAX;
+    uint64_t twice = r->slab_bytes < FARPOOL_SPACE_MAX / 2 ? 2 * r->slab_bytes : FARPOOL_SPACE_MAX;
     return twice > SPACE_BYTES ? twice : SPACE_BYTES;
 }
 
@@ -146,7 +145,7 @@ static int read_create(const fp_call *call, fp_part_record *r)
     r->when_lost =
         (enum fp_when_lost)fp_read_word(&in, "when_lost", fp_when_lost_names, FP_WHEN_LOSTS, 0);
     r->slab_bytes = fp_read_number(&in, "slab_bytes", MIB, INT64_MAX / 4, 256 * MIB);
-    r->space_bytes = fp_read_number(&in, "space_bytes", MIB, SPACE_MAX, default_space(r));
+    r->space_bytes = fp_read_number(&in, "space_bytes", MIB, FARPOOL_SPACE_MAX, default_space(r));
     r->log_copies = (unsigned)fp_read_number(&in, "log_copies", 1, FP_COPIES_MAX, 3);
     r->log_quorum =
         (unsigned)fp_read_number(&in, "log_quorum", 1, r->log_copies, r->log_copies / 2 + 1);
@@ -260,15 +259,9 @@ static int run_failover(fp_coordinator *c, fp_call *call)
                                                  "and that storage nodes are to be gone on with"
                                                : "somebody wants it");
     if (stored) { /* nobody is waited for; with too few nodes nobody could open it */
-        unsigned need = fp_part_need(&part->r);
         r->phase = FP_ASSIGNED;
         r->stored = true;
-        if (part->r.before.count &&
-            fp_decide_fences(&c->model, part, &part->r.memnodes).logs < need &&
-            fp_decide_fences(&c->model, part, &part->r.before).logs >= need) {
-            r->memnodes = part->r.before; /* they have more of it than storage nodes */
-            r->before.count = 0;
-        }
+        fp_decide_go_back(&c->model, part, r); /* they have more of it than storage nodes */
         fp_decide_replace_lost(&c->model, part, &r->memnodes);
     }
     call->answer = json_pack("{s:I, s:I}", "id", (json_int_t)r->id, "epoch", (json_int_t)r->epoch);

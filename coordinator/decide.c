@@ -229,6 +229,16 @@ static bool place_anew(const fp_model *model, fp_changes *changes, const fp_part
     return true;
 }
 
+void fp_decide_go_back(const fp_model *model, const fp_part *part, fp_part_record *r)
+{
+    unsigned need = fp_part_need(&part->r);
+    if (fp_decide_fences(model, part, &part->r.memnodes).logs >= need ||
+        fp_decide_fences(model, part, &part->r.before).logs < need)
+        return;
+    r->memnodes = part->r.before;
+    r->before.count = 0;
+}
+
 /* Of the nodes before a change that was not confirmed enough have the log. Can so many of the new ones have got what none
  * of these has that a commit was acknowledged? Not those that have a ring and never had a log in it. One without a ring
  * may have lost it. */
@@ -274,10 +284,8 @@ static void fence(const fp_model *model, fp_changes *changes, const fp_part *par
     r->made = r->made || now.logs >= need; /* who was to make it did, and could not tell */
     if (fp_part_is_new(r))
         r->doubt = r->epoch;
-    if (gone && changed && past.logs >= need) {
-        r->memnodes = r->before;
-        r->before.count = 0;
-    }
+    if (gone)
+        fp_decide_go_back(model, part, r);
     fp_change_event(changes, "fenced", r->owner, r->id,
                     "%s: %u of %u rings know epoch %" PRIu64 ", %s may open it%s", r->name,
                     now.told, r->log_copies, r->epoch, r->owner,

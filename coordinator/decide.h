@@ -26,6 +26,8 @@ typedef struct fp_fences {
     unsigned told, logs, silent;
 } fp_fences;
 fp_fences fp_decide_fences(const fp_model *model, const fp_part *part, const fp_list *list);
+/* If too few rings have a log, but enough did before a change that was not confirmed: the nodes before it are r's again. */
+void fp_decide_go_back(const fp_model *model, const fp_part *part, fp_part_record *r);
 
 /* ---- decide_nodes.c: of the list of memory nodes and of storage nodes ------------------------- */
 

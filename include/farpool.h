@@ -80,7 +80,8 @@ FARPOOL_API const char *farpool_errmsg(void);
 #define FARPOOL_UNIT_BYTES 4096u /* pages are 2^order units of this size */
 #define FARPOOL_ORDER_MAX 10u    /* largest page: 4 MiB */
 #define FARPOOL_PID_NONE UINT64_MAX
-#define FARPOOL_PARTITIONS_MAX 64u /* open in a pool at a time */
+#define FARPOOL_PARTITIONS_MAX 64u            /* open in a pool at a time */
+#define FARPOOL_SPACE_MAX (UINT64_C(1) << 44) /* bytes of a partition's page space */
 
 typedef struct farpool_pool farpool_pool;
 typedef struct farpool_partition farpool_partition;

@@ -30,6 +30,34 @@ void fp_tcp_loop_wake(fp_tcp_net *net)
     (void)n; /* EAGAIN: it is awake already */
 }
 
+/* ---- strangers ------------------------------------------------------------------------------- */
+
+/* Whether the application was never told of it, and it has ended. */
+static bool is_dead_stranger_locked(const fp_tcp_conn *conn)
+{
+    return conn->closed && !conn->hello && conn->listener;
+}
+
+/* Under the net's lock from the question to the end, so that whoever closes the listener finds it before or never, and may
+ * close the poller then. Being in the loop it is freed by the loop only. */
+static void bury_stranger_locked(fp_tcp_conn *conn)
+{
+    pthread_mutex_lock(&conn->lock);
+    bool dead = is_dead_stranger_locked(conn);
+    if (dead)
+        conn->listener = NULL; /* whoever clears it buries */
+    pthread_mutex_unlock(&conn->lock);
+    if (dead)
+        fp_tcp_conn_bury_locked(conn);
+}
+
+static void bury_stranger(fp_tcp_net *net, fp_tcp_conn *conn)
+{
+    pthread_mutex_lock(&net->lock);
+    bury_stranger_locked(conn);
+    pthread_mutex_unlock(&net->lock);
+}
+
 /* ---- accepting ------------------------------------------------------------------------------- */
 
 /* Of those who have not said hello the one that has been silent for longest. In the loop, so nobody else runs it. */
@@ -50,9 +78,8 @@ static void drop_oldest_locked(fp_tcp_net *net)
         return;
     pthread_mutex_lock(&oldest->lock);
     fp_tcp_break_locked(oldest, FARPOOL_E_NODE, "%s: too many are silent", oldest->base.peer);
-    oldest->listener = NULL; /* whoever clears it buries */
     pthread_mutex_unlock(&oldest->lock);
-    fp_tcp_conn_bury_locked(oldest);
+    bury_stranger_locked(oldest);
 }
 
 static void accept_one(fp_tcp_net *net, fp_tcp_listener *listener, int fd,
@@ -112,27 +139,6 @@ static void accept_all(fp_tcp_net *net, fp_tcp_listener *listener)
 }
 
 /* ---- the thread ------------------------------------------------------------------------------ */
-
-/* Whether the application was never told of it, and it has ended. */
-static bool is_dead_stranger_locked(const fp_tcp_conn *conn)
-{
-    return conn->closed && !conn->hello && conn->listener;
-}
-
-/* Under the net's lock from the question to the end, so that whoever closes the listener finds it before or never, and may
- * close the poller then. Being in the loop it is freed by the loop only. */
-static void bury_stranger(fp_tcp_net *net, fp_tcp_conn *conn)
-{
-    pthread_mutex_lock(&net->lock);
-    pthread_mutex_lock(&conn->lock);
-    bool dead = is_dead_stranger_locked(conn);
-    if (dead)
-        conn->listener = NULL; /* whoever clears it buries */
-    pthread_mutex_unlock(&conn->lock);
-    if (dead)
-        fp_tcp_conn_bury_locked(conn);
-    pthread_mutex_unlock(&net->lock);
-}
 
 static void run_conn(fp_tcp_net *net, fp_tcp_conn *conn)
 {

@@ -70,7 +70,7 @@ expect 0 '1 +orders +active +open +1 +comp1' "$ctl" partition list
 expect 0 'partition 1' "$ctl" events
 expect 5 'E_BUSY' "$ctl" node remove mem1 --yes
 expect 2 'wants --yes' "$ctl" partition delete orders
-expect 0 'is read-only' "$ctl" partition read-only orders
+expect 0 'is to be read-only' "$ctl" partition read-only orders
 expect 0 'orders +read-only' "$ctl" route orders
 expect 0 'may be changed' "$ctl" partition read-write orders
 

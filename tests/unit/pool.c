@@ -156,6 +156,28 @@ static void optimistic_reads_notice(fixture *f)
     assert_int_equal(farpool_read_begin(f->part, pid, &seen, &version), FARPOOL_E_NOTFOUND);
 }
 
+static void options_of(const char *const *uris, size_t count, farpool_partition_options *options)
+{
+    farpool_partition_options_init(options);
+    options->memnodes = uris;
+    options->memnode_count = count;
+}
+
+/* Until there is no room for one more page, all of them fixed at the same time. Why; how many. */
+static int fix_as_many_as_fit(farpool_partition *part, unsigned *count)
+{
+    farpool_pid held[POOL_BYTES / FARPOOL_UNIT_BYTES];
+    void *page;
+    int rc;
+    unsigned n = 0;
+    while ((rc = farpool_page_alloc(part, 0, &held[n], &page)) == 0)
+        n++;
+    *count = n;
+    while (n--)
+        farpool_unfix(part, held[n], FARPOOL_EXCLUSIVE);
+    return rc;
+}
+
 /* Pushes everything else out of the pool. */
 static void flood(fixture *f)
 {
@@ -205,24 +227,17 @@ static void errors_are_told(fixture *f)
 
     const char *uris[2] = {test_node_uri(f->nodes[0]), test_node_uri(f->nodes[1])};
     farpool_partition_options options;
-    farpool_partition_options_init(&options);
+    options_of(uris, 2, &options);
     options.id = 2;
-    options.memnodes = uris;
-    options.memnode_count = 2;
     options.slab_bytes = UINT64_MAX;
     farpool_partition *huge;
     assert_int_equal(farpool_partition_open(f->pool, &options, &huge), FARPOOL_E_NOSPACE);
 
     /* every frame fixed: the next page has no place, and says so; then it has again */
-    farpool_pid held[POOL_BYTES / FARPOOL_UNIT_BYTES];
-    unsigned n = 0;
+    unsigned n;
     int rc;
-    while ((rc = farpool_page_alloc(f->part, 0, &held[n], &page)) == 0)
-        n++;
-    assert_int_equal(rc, FARPOOL_E_POOL_FULL);
+    assert_int_equal(fix_as_many_as_fit(f->part, &n), FARPOOL_E_POOL_FULL);
     assert_true(n > POOL_BYTES / FARPOOL_UNIT_BYTES - 16);
-    while (n--)
-        farpool_unfix(f->part, held[n], FARPOOL_EXCLUSIVE);
 
     while ((rc = farpool_page_alloc(f->part, 0, &pid, &page)) == 0)
         farpool_unfix(f->part, pid, FARPOOL_EXCLUSIVE);
@@ -238,9 +253,7 @@ static void epochs_fence(fixture *f)
     farpool_pool *other;
     assert_int_equal(farpool_pool_open(&pool_options, &other), 0);
     farpool_partition_options options;
-    farpool_partition_options_init(&options);
-    options.memnodes = uris;
-    options.memnode_count = 1;
+    options_of(uris, 1, &options);
     options.slab_bytes = 1 << 20;
     farpool_partition *part;
     assert_int_equal(farpool_partition_open(other, &options, &part), FARPOOL_E_FENCED);
@@ -262,15 +275,9 @@ static void epochs_fence(fixture *f)
     /* its pages are in the way of others, who are told so, and not that they are fenced */
     options.id = 2;
     assert_int_equal(farpool_partition_open(f->pool, &options, &part), 0);
-    farpool_pid held[POOL_BYTES / FARPOOL_UNIT_BYTES];
-    unsigned n = 0;
-    void *page;
-    while ((rc = farpool_page_alloc(part, 0, &held[n], &page)) == 0)
-        n++;
-    assert_int_equal(rc, FARPOOL_E_POOL_FULL);
+    unsigned n;
+    assert_int_equal(fix_as_many_as_fit(part, &n), FARPOOL_E_POOL_FULL);
     assert_non_null(strstr(farpool_errmsg(), "partition 1: changed pages"));
-    while (n--)
-        farpool_unfix(part, held[n], FARPOOL_EXCLUSIVE);
     assert_int_equal(farpool_partition_close(part), 0);
 }
 
@@ -287,10 +294,8 @@ static void many_addresses(fixture *f)
     test_node *last = test_node_start("shm", NODE_BYTES);
     const char *uris[] = {test_node_uri(last)};
     farpool_partition_options options;
-    farpool_partition_options_init(&options);
+    options_of(uris, 1, &options);
     options.id = 2;
-    options.memnodes = uris;
-    options.memnode_count = 1;
     options.slab_bytes = SLAB_BYTES;
     fixture other = *f;
     assert_int_equal(farpool_partition_open(f->pool, &options, &other.part), 0);
