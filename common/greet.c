@@ -6,16 +6,27 @@
 
 #include "common/error.h"
 
-int fp_greet_begin(fp_greet *greet, const fp_auth *auth, const char *name, fp_msg *msg)
+int fp_greet_begin(fp_greet *greet, const fp_auth *auth, const char *name, const char *wanted,
+                   fp_msg *msg)
 {
     memset(greet, 0, sizeof *greet);
     greet->auth = auth;
     snprintf(greet->client, sizeof greet->client, "%s", auth ? fp_auth_name(auth) : name);
+    snprintf(greet->wanted, sizeof greet->wanted, "%s", wanted);
     msg->type = FP_MSG_HELLO;
     strcpy(msg->text, greet->client);
     int rc = auth ? fp_auth_random(greet->nonce) : 0;
     memcpy(msg->nonce, greet->nonce, FP_AUTH_BYTES);
     return rc;
+}
+
+/* Its address may have become another node's. */
+static int check_name(const fp_greet *greet, const char *name)
+{
+    if (!greet->wanted[0] || !strcmp(greet->wanted, name))
+        return 0;
+    return fp_error(FARPOOL_E_NODE, "node '%.80s' answers there instead of '%s'", name,
+                    greet->wanted);
 }
 
 static int take_challenge(fp_greet *greet, fp_msg *msg)
@@ -28,7 +39,10 @@ static int take_challenge(fp_greet *greet, fp_msg *msg)
                         "node '%.80s' speaks only to those who have a key: give a key file",
                         msg->text);
     fp_auth_talk talk = {greet->client, msg->text, msg->boot_id, greet->nonce, msg->nonce};
-    int rc = fp_auth_prove(greet->auth, FP_AUTH_SERVER, &talk, proof);
+    int rc = check_name(greet, msg->text); /* before it has any use of a proof */
+    if (rc)
+        return rc;
+    rc = fp_auth_prove(greet->auth, FP_AUTH_SERVER, &talk, proof);
     if (rc)
         return rc;
     if (!fp_auth_same(proof, msg->proof))
@@ -49,7 +63,7 @@ static int take_challenge(fp_greet *greet, fp_msg *msg)
 static int take_ok(const fp_greet *greet, const fp_msg *msg)
 {
     if (!greet->auth)
-        return 0;
+        return check_name(greet, msg->text);
     if (!greet->proven)
         return fp_error(FARPOOL_E_REFUSED,
                         "node '%.80s' has no secret by which it could be known, and there is a key "

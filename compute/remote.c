@@ -260,7 +260,8 @@ static int say_hello(fp_thread *thread, unsigned index, unsigned timeout_ms)
     fp_msg *msg = calloc(1, sizeof *msg);
     if (!msg)
         return fp_error(FARPOOL_E_NOMEM, "connecting to %s: no memory", node->uri);
-    int rc = fp_greet_begin(&greet, auth, thread->pool->name, msg);
+    int rc = fp_greet_begin(&greet, auth, thread->pool->name,
+                            fp_net_conn_wanted(thread->conns[index]), msg);
     rc = rc ? rc : 1;
     while (rc > 0) {
         rc = exchange(thread, index, timeout_ms, msg);

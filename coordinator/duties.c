@@ -6,8 +6,7 @@
 #include "coordinator/decide.h"
 #include "coordinator/record.h"
 
-/* The address by which `from` is to reach `to`: past the network if they share a host. */
-static const char *address(const fp_member *from, const fp_member *to)
+static const char *choose(const fp_member *from, const fp_member *to)
 {
     bool same = from->r.host[0] && !strcmp(from->r.host, to->r.host);
     for (unsigned i = 0; i < to->r.uri_count; i++) {
@@ -17,13 +16,21 @@ static const char *address(const fp_member *from, const fp_member *to)
     return to->r.uri_count ? to->r.uris[0] : "";
 }
 
+/* The address by which `from` is to reach `to`, and nobody else: past the network if they share a host. */
+static json_t *address(const fp_member *from, const fp_member *to)
+{
+    char named[FP_NET_URI_MAX];
+    bool good = to && !fp_uri_with_name(choose(from, to), to->r.name, named);
+    return json_string(good ? named : ""); /* it joined with others */
+}
+
 /* Addresses of those in the list, in its order. */
 static json_t *addresses(const fp_model *model, const fp_member *from, const fp_list *list)
 {
     json_t *array = json_array();
     for (unsigned i = 0; i < list->count; i++) {
         const fp_member *to = fp_model_member(model, list->names[i]);
-        if (json_array_append_new(array, json_string(to ? address(from, to) : ""))) {
+        if (json_array_append_new(array, address(from, to))) {
             json_decref(array);
             return NULL;
         }
@@ -83,7 +90,7 @@ static json_t *memory_duties(const fp_model *model, const fp_member *member)
             json_array_append_new(fences, fence(part));
     }
     const fp_member *storage = fp_model_member(model, member->r.storage);
-    json_t *uri = storage ? json_string(address(member, storage)) : json_null();
+    json_t *uri = storage ? address(member, storage) : json_null();
     return json_pack("{s:o, s:o, s:o}", "storage", uri, "fences", fences, "drop",
                      drops(model, member));
 }
@@ -130,7 +137,7 @@ static json_t *storage_duties(const fp_model *model, const fp_member *member)
         const fp_member *other = model->members[i];
         if (other->r.role != FP_ROLE_STORAGE || other == member)
             continue;
-        json_array_append_new(peers, json_string(address(member, other)));
+        json_array_append_new(peers, address(member, other));
         json_array_append_new(nodes, json_string(other->r.name));
     }
     for (size_t i = 0; i < model->part_count; i++)

@@ -167,6 +167,8 @@ int fp_card_read(const json_t *params, fp_member_record *r)
     int rc = in.rc ? in.rc : fp_name_check("join: name", r->name);
     if (!rc && r->role != FP_ROLE_COMPUTE && !r->uri_count)
         rc = fp_error(FARPOOL_E_INVAL, "join: node %s has no address", r->name);
+    for (unsigned i = 0; !rc && i < r->uri_count; i++)
+        rc = fp_uri_with_name(r->uris[i], r->name, (char[FP_NET_URI_MAX]){0});
     return rc;
 }
 

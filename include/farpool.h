@@ -127,14 +127,16 @@ enum farpool_recover {
 };
 
 typedef struct farpool_partition_options {
-    size_t struct_size;          /* set by farpool_partition_options_init */
-    uint64_t id;                 /* cluster-wide number of the partition, not 0. Default 1 */
-    uint64_t epoch;              /* fencing token: higher than any earlier owner's. Default 1 */
-    uint64_t space_bytes;        /* size of the page space (addresses only). Default 64 GiB */
-    uint64_t slab_bytes;         /* memory asked for, over all memory nodes. Default 256 MiB */
-    const char *const *memnodes; /* URIs: verbs://HOST:PORT, tcp://HOST:PORT, shm:///PATH */
-    size_t memnode_count;        /* at least 1, at most 16 */
-    unsigned timeout_ms;         /* for connecting and control requests. Default 5000 */
+    size_t struct_size;   /* set by farpool_partition_options_init */
+    uint64_t id;          /* cluster-wide number of the partition, not 0. Default 1 */
+    uint64_t epoch;       /* fencing token: higher than any earlier owner's. Default 1 */
+    uint64_t space_bytes; /* size of the page space (addresses only). Default 64 GiB */
+    uint64_t slab_bytes;  /* memory asked for, over all memory nodes. Default 256 MiB */
+    /* URIs: verbs://HOST:PORT, tcp://HOST:PORT, shm:///PATH; with NAME@ behind the slashes only the node of that name
+     * is spoken to */
+    const char *const *memnodes;
+    size_t memnode_count; /* at least 1, at most 16 */
+    unsigned timeout_ms;  /* for connecting and control requests. Default 5000 */
     unsigned
         log_copies; /* k: the first k memory nodes hold a log ring each, at most 7. 0 (default):
                                     no redo log, what is in the partition is lost with this process */

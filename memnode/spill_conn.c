@@ -169,7 +169,8 @@ void fp_spill_connect(fp_spill *spill, uint64_t now)
         connect_later(spill, now);
         return;
     }
-    rc = fp_greet_begin(&spill->greet, fp_net_auth(spill->net), spill->name, &spill->msg);
+    rc = fp_greet_begin(&spill->greet, fp_net_auth(spill->net), spill->name,
+                        fp_net_conn_wanted(spill->conn), &spill->msg);
     pthread_mutex_lock(&spill->lock);
     if (rc)
         fp_spill_cut(spill, now, farpool_errmsg());

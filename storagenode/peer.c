@@ -28,7 +28,8 @@ static void connected(fp_peer *peer, uint64_t now)
     }
     peer->greeted = false;
     peer->owed = 0;
-    int rc = fp_greet_begin(&peer->greet, peer->dial.auth, peer->name, &peer->msg);
+    int rc = fp_greet_begin(&peer->greet, peer->dial.auth, peer->name,
+                            fp_net_conn_wanted(peer->dial.conn), &peer->msg);
     if (rc)
         fp_peer_cut(peer, rc, now);
     else

@@ -176,7 +176,8 @@ static void connect_step(fp_agent *agent)
     if (rc > 0) {
         agent->phase = FP_AGENT_GREETING;
         agent->deadline_ns = fp_agent_now(agent) + GREET_MS * 1000000ull;
-        rc = fp_greet_begin(&agent->greet, agent->config.auth, agent->name, &agent->msg);
+        rc = fp_greet_begin(&agent->greet, agent->config.auth, agent->name,
+                            fp_net_conn_wanted(agent->dial.conn), &agent->msg);
         rc = rc ? rc : say_greeting(agent);
     }
     if (rc)

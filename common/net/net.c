@@ -40,6 +40,21 @@ static int parse_host_port(const char *text, const char *rest, fp_uri *uri)
     return 0;
 }
 
+/* What stands behind it. */
+static const char *parse_name(const char *text, const char *rest, fp_uri *uri)
+{
+    size_t len = strcspn(rest, "@/");
+    if (rest[len] != '@')
+        return rest;
+    if (!len || len >= sizeof uri->name) {
+        fp_error(FARPOOL_E_INVAL, "address '%s': a name before '@' has 1 to %zu bytes", text,
+                 sizeof uri->name - 1);
+        return NULL;
+    }
+    memcpy(uri->name, rest, len);
+    return rest + len + 1;
+}
+
 int fp_uri_parse(const char *text, fp_uri *uri)
 {
     memset(uri, 0, sizeof *uri);
@@ -55,7 +70,9 @@ int fp_uri_parse(const char *text, fp_uri *uri)
         return fp_error(FARPOOL_E_INVAL, "address '%.60s...' is longer than %d bytes", text,
                         FP_NET_URI_MAX - 1);
     memcpy(uri->scheme, text, scheme_len);
-    rest += 3;
+    rest = parse_name(text, rest + 3, uri);
+    if (!rest)
+        return FARPOOL_E_INVAL;
     if (!strcmp(uri->scheme, "verbs") || !strcmp(uri->scheme, "tcp"))
         return parse_host_port(text, rest, uri);
     if (!strcmp(uri->scheme, "shm") && rest[0] != '/')
@@ -64,6 +81,23 @@ int fp_uri_parse(const char *text, fp_uri *uri)
         return fp_error(FARPOOL_E_INVAL, "address '%s': path is empty or too long", text);
     strcpy(uri->host, rest);
     return 0;
+}
+
+int fp_uri_with_name(const char *uri, const char *name, char named[FP_NET_URI_MAX])
+{
+    fp_uri parsed;
+    int rc = fp_uri_parse(uri, &parsed);
+    if (rc)
+        return rc;
+    if (parsed.name[0])
+        return fp_error(FARPOOL_E_INVAL, "address '%s': '%s@' is for those who connect", uri,
+                        parsed.name);
+    const char *rest = uri + strlen(parsed.scheme) + strlen("://");
+    int len = snprintf(named, FP_NET_URI_MAX, "%s://%s@%s", parsed.scheme, name, rest);
+    if (len < FP_NET_URI_MAX)
+        return 0;
+    return fp_error(FARPOOL_E_INVAL, "address '%s' and the name '%s' are longer than %d bytes", uri,
+                    name, FP_NET_URI_MAX - 2);
 }
 
 int fp_uri_first(const char *list, char uri[FP_NET_URI_MAX], size_t *len)
@@ -210,6 +244,9 @@ int fp_net_listen(fp_poller *poller, const char *text, fp_listener **listener)
 {
     fp_uri uri;
     int rc = parse_for(text, poller->net->ops, &uri);
+    if (!rc && uri.name[0])
+        rc = fp_error(FARPOOL_E_INVAL, "address '%s': '%s@' is for those who connect", text,
+                      uri.name);
     if (!rc)
         rc = poller->net->ops->listen(poller, &uri, listener);
     if (!rc)
@@ -231,9 +268,11 @@ int fp_net_connect(fp_poller *poller, const char *text, fp_conn **conn)
     int rc = parse_for(text, poller->net->ops, &uri);
     if (!rc)
         rc = poller->net->ops->connect(poller, &uri, conn);
-    if (!rc)
-        (*conn)->poller = poller;
-    return rc;
+    if (rc)
+        return rc;
+    (*conn)->poller = poller;
+    strcpy((*conn)->wanted, uri.name);
+    return 0;
 }
 
 void fp_net_conn_close(fp_conn *conn)
@@ -244,6 +283,7 @@ void fp_net_conn_close(fp_conn *conn)
 
 const char *fp_net_conn_peer(const fp_conn *conn) { return conn->peer; }
 const char *fp_net_conn_reason(const fp_conn *conn) { return conn->reason; }
+const char *fp_net_conn_wanted(const fp_conn *conn) { return conn->wanted; }
 void fp_net_conn_set_user(fp_conn *conn, void *user) { conn->user = user; }
 void *fp_net_conn_user(const fp_conn *conn) { return conn->user; }
 

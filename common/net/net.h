@@ -62,6 +62,7 @@ enum {
     FP_NET_DEPTH_MAX = 128,     /* operations in flight per connection; more: post gives E_BUSY */
     FP_NET_INLINE_MAX = 128,    /* bytes that FP_NET_INLINE may carry */
     FP_NET_URI_MAX = 256,
+    FP_NET_NAME_MAX = 63, /* bytes of the name in an address */
 };
 
 typedef struct fp_net fp_net;
@@ -159,17 +160,20 @@ void fp_net_poller_close(fp_poller *poller); /* connections and listeners must b
  * called until it returned 0 before waiting. */
 int fp_net_poller_fd(fp_poller *poller);
 
+/* Nobody is named in uri. */
 int fp_net_listen(fp_poller *poller, const char *uri, fp_listener **listener) FARPOOL_MUST_CHECK;
 /* The address really bound (port 0 resolved), as a URI. Valid until closed. */
 const char *fp_net_listener_uri(const fp_listener *listener);
 void fp_net_listener_close(fp_listener *listener);
 
-/* Connects and waits for the handshake, at most connect_timeout_ms. Nobody answers: E_NODE. The peer
+/* Connects and waits for the transport's handshake, at most connect_timeout_ms. Nobody answers: E_NODE. The peer
  * is no farpool of this transport version: E_PROTO. */
 int fp_net_connect(fp_poller *poller, const char *uri, fp_conn **conn) FARPOOL_MUST_CHECK;
 void fp_net_conn_close(fp_conn *conn);               /* N6 */
 const char *fp_net_conn_peer(const fp_conn *conn);   /* the peer's address, for messages */
 const char *fp_net_conn_reason(const fp_conn *conn); /* why it broke, in words; "" before that */
+/* Who is to answer there, by the address that was connected to; "": whoever does, or it was accepted. */
+const char *fp_net_conn_wanted(const fp_conn *conn);
 /* One pointer of the user's per connection. */
 void fp_net_conn_set_user(fp_conn *conn, void *user);
 void *fp_net_conn_user(const fp_conn *conn);
@@ -225,8 +229,9 @@ struct fp_conn {
     fp_poller *poller;         /* set by net.c for connect, by the backend for accepted ones */
     char peer[FP_NET_URI_MAX]; /* set by the backend */
     char reason[256];          /* set by the backend when it breaks */
-    int status;                /* set by the backend: 0, or why it is broken */
-    uint32_t inflight;         /* kept by net.c: posted and not yet delivered as FP_NET_DONE */
+    char wanted[FP_NET_NAME_MAX + 1]; /* set by net.c for connect */
+    int status;                       /* set by the backend: 0, or why it is broken */
+    uint32_t inflight; /* kept by net.c: posted and not yet delivered as FP_NET_DONE */
     void *user;
 };
 
@@ -234,7 +239,8 @@ struct fp_conn {
  * again from within itself on the same poller. uri arrives parsed as well. */
 typedef struct fp_uri {
     char scheme[16];
-    char host[200]; /* host of verbs, tcp; path of shm; node of sim */
+    char name[FP_NET_NAME_MAX + 1]; /* who is to answer there; "": whoever does */
+    char host[200];                 /* host of verbs, tcp; path of shm; node of sim */
     uint16_t port;
     const char *text;
 } fp_uri;
@@ -260,8 +266,12 @@ typedef struct fp_net_ops {
 
 extern const fp_net_ops fp_net_verbs, fp_net_tcp, fp_net_shm, fp_net_sim;
 
-/* Parses SCHEME://HOST:PORT, shm:///PATH and sim://NODE. E_INVAL with a sentence. */
+/* Parses SCHEME://HOST:PORT, shm:///PATH and sim://NODE, each with NAME@ behind the slashes or without. E_INVAL with a
+ * sentence. */
 int fp_uri_parse(const char *text, fp_uri *uri) FARPOOL_MUST_CHECK;
+/* named: uri, which names nobody, with name@. E_INVAL: it is no address, names somebody, or becomes too long. */
+int fp_uri_with_name(const char *uri, const char *name,
+                     char named[FP_NET_URI_MAX]) FARPOOL_MUST_CHECK;
 /* The first of addresses with commas between them: copies its len bytes to uri. E_INVAL: it is none, or too long. */
 int fp_uri_first(const char *list, char uri[FP_NET_URI_MAX], size_t *len) FARPOOL_MUST_CHECK;
 /* getaddrinfo for its host and port; the list is the caller's. A name that is not known: E_NODE. */

@@ -277,8 +277,8 @@ static int sim_connect(fp_poller *base, const fp_uri *uri, fp_conn **out)
     sim_poller *poller = (sim_poller *)base;
     fp_sim_world *world = poller->net->world;
     sim_listener *listener = world->listeners;
-    while (listener &&
-           (strcmp(listener->base.uri, uri->text) != 0 || listener->poller->net->crashed))
+    while (listener && (strcmp(listener->base.uri + strlen("sim://"), uri->host) != 0 ||
+                        listener->poller->net->crashed))
         listener = listener->next;
     if (!listener || poller->net->killed ||
         fp_sim_is_cut(world, poller->net->name, listener->poller->net->name) ||

@@ -177,7 +177,7 @@ static int ask(fp_conn *conn, fp_poller *poller, fp_msg *msg)
 static int greet(fp_conn *conn, fp_poller *poller, const fp_auth *auth, fp_msg *msg)
 {
     fp_greet greeting;
-    int rc = fp_greet_begin(&greeting, auth, CLI_NAME, msg);
+    int rc = fp_greet_begin(&greeting, auth, CLI_NAME, fp_net_conn_wanted(conn), msg);
     if (rc)
         return rc;
     do {

@@ -174,7 +174,7 @@ static void a_handshake_cannot_be_replayed(void **state)
     fp_msg hello, proof;
     fp_greet greet;
     connect_as(&t, ann);
-    assert_int_equal(fp_greet_begin(&greet, ann, NULL, &t.msg), 0);
+    assert_int_equal(fp_greet_begin(&greet, ann, NULL, "", &t.msg), 0);
     hello = t.msg;
     assert_int_equal(talker_ask(&t, hello), FP_MSG_CHALLENGE);
     fp_msg challenge = t.msg;
@@ -199,10 +199,45 @@ static void a_handshake_cannot_be_replayed(void **state)
 
     /* And a node that replays its own part is no node. */
     connect_as(&t, ann);
-    assert_int_equal(fp_greet_begin(&greet, ann, NULL, &t.msg), 0);
+    assert_int_equal(fp_greet_begin(&greet, ann, NULL, "", &t.msg), 0);
     t.msg = challenge;
     assert_int_equal(fp_greet_take(&greet, &t.msg), FARPOOL_E_REFUSED);
     talker_close(&t);
+}
+
+/* Who is dialled may pass all on to the node, over a connection of his own. Her proof is not made for the node when it is
+ * him that she wants. */
+static void a_handshake_cannot_be_passed_on(void **state)
+{
+    (void)state;
+    fp_greet greet;
+    connect_as(&t, bob);
+    assert_int_equal(fp_greet_begin(&greet, ann, NULL, "bob", &t.msg), 0);
+    assert_int_equal(talker_ask(&t, t.msg), FP_MSG_CHALLENGE);
+    assert_int_equal(fp_greet_take(&greet, &t.msg), FARPOOL_E_NODE);
+    assert_non_null(strstr(farpool_errmsg(), "'secretnode' answers there instead of 'bob'"));
+    assert_int_equal(t.msg.type, FP_MSG_CHALLENGE); /* there is no proof */
+    talker_close(&t);
+}
+
+/* The one that is wanted is spoken to, with a secret or without. */
+static void an_address_may_name_the_node(void **state)
+{
+    (void)state;
+    char uri[FP_NET_URI_MAX];
+    for (int i = 0; i < 2; i++) {
+        fp_auth *auth = i ? NULL : ann;
+        assert_int_equal(fp_uri_with_name(node.uri, "secretnode", uri), 0);
+        assert_int_equal(talker_open(&t, auth, uri), 0);
+        assert_int_equal(talker_greet(&t, auth, "ann"), 0);
+        talker_close(&t);
+        assert_int_equal(fp_uri_with_name(node.uri, "othernode", uri), 0);
+        assert_int_equal(talker_open(&t, auth, uri), 0);
+        assert_int_equal(talker_greet(&t, auth, "ann"), FARPOOL_E_NODE);
+        talker_close(&t);
+        secret_node_stop(&node);
+        secret_node_start(&node, NULL);
+    }
 }
 
 static void nonsense_instead_of_a_proof(void **state)
@@ -378,6 +413,8 @@ static int group(const char *name)
         cmocka_unit_test_setup_teardown(nobody_is_someone_else, open_all, close_all),
         cmocka_unit_test_setup_teardown(names_are_not_told, open_all, close_all),
         cmocka_unit_test_setup_teardown(a_handshake_cannot_be_replayed, open_all, close_all),
+        cmocka_unit_test_setup_teardown(a_handshake_cannot_be_passed_on, open_all, close_all),
+        cmocka_unit_test_setup_teardown(an_address_may_name_the_node, open_all, close_all),
         cmocka_unit_test_setup_teardown(nonsense_instead_of_a_proof, open_all, close_all),
         cmocka_unit_test_setup_teardown(there_is_no_downgrade, open_all, close_all),
         cmocka_unit_test_setup_teardown(the_half_open_give_way, open_all, close_all),

@@ -156,7 +156,7 @@ static void be_server(fuzz_script *script)
 {
     fp_greet greet;
     bool proof_true = false;
-    test_must(fp_greet_begin(&greet, key, NULL, &out), "a greeting");
+    test_must(fp_greet_begin(&greet, key, NULL, "", &out), "a greeting");
     while (script->at < script->end) {
         uint64_t what = fuzz_number(script, 1);
         memset(&in, 0, offsetof(fp_msg, extents));

@@ -86,7 +86,7 @@ int logclient_open(logclient *c, const char *uri, const fp_net_options *options)
     int rc = fp_net_connect(c->poller, uri, &c->conn);
     fp_greet greet;
     if (!rc) {
-        rc = fp_greet_begin(&greet, with_auth.auth, "logclient", &c->msg);
+        rc = fp_greet_begin(&greet, with_auth.auth, "logclient", "", &c->msg);
         rc = rc ? rc : 1;
     }
     while (rc > 0) {

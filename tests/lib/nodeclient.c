@@ -85,7 +85,7 @@ void connect_as(client *c, const char *name)
 {
     fp_greet greet;
     connect_silently(c);
-    assert_int_equal(fp_greet_begin(&greet, fp_net_auth(net), name, &c->msg), 0);
+    assert_int_equal(fp_greet_begin(&greet, fp_net_auth(net), name, "", &c->msg), 0);
     int rc;
     do {
         assert_true(ask(c, c->msg) > 0);

@@ -143,7 +143,7 @@ int talker_ask(talker *t, fp_msg msg)
 int talker_greet(talker *t, const fp_auth *auth, const char *name)
 {
     fp_greet greet;
-    int rc = fp_greet_begin(&greet, auth, name, &t->msg);
+    int rc = fp_greet_begin(&greet, auth, name, fp_net_conn_wanted(t->conn), &t->msg);
     test_must(rc, "beginning a handshake");
     do {
         rc = talker_ask(t, t->msg);

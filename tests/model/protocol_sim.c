@@ -106,7 +106,7 @@ static uint64_t run_seed(uint64_t seed)
         if (!conn) {
             CHECK(fp_net_connect(poller, "sim://node", &conn) == 0);
             memset(&msg, 0, sizeof msg);
-            CHECK(fp_greet_begin(&greet, auth, "model", &msg) == 0);
+            CHECK(fp_greet_begin(&greet, auth, "model", "", &msg) == 0);
             greeting = 1;
         } else if (!greeting) {
             random_request(&random);

@@ -11,6 +11,7 @@
 #include <cmocka.h>
 
 #include "coordinator/duties.h"
+#include "coordinator/record.h"
 #include "tests/lib/decidemodel.h"
 #include "tests/lib/require.h"
 
@@ -38,6 +39,45 @@ static void a_lost_memory_node_is_replaced(void **state)
     test_model_decide(&decide_model);
     decide_check(FP_OPEN, 2, "c0");
     assert_int_equal(decide_part->r.before.count, 0);
+}
+
+static void duties_name_who_is_to_answer(void **state)
+{
+    (void)state;
+    decide_open();
+    json_t *duties = fp_duties(&decide_model, fp_model_member(&decide_model, "c0"));
+    const json_t *part = json_array_get(json_object_get(duties, "partitions"), 0);
+    const json_t *memnodes = json_object_get(part, "memnodes");
+    for (unsigned i = 0; i < 3; i++) {
+        char uri[80];
+        const char *name = decide_part->r.memnodes.names[i];
+        snprintf(uri, sizeof uri, "tcp://%s@%s:1", name, name);
+        assert_string_equal(json_string_value(json_array_get(memnodes, i)), uri);
+    }
+    assert_string_equal(json_string_value(json_array_get(json_object_get(part, "storagenodes"), 0)),
+                        "tcp://s0@s0:1");
+    json_decref(duties);
+    duties = fp_duties(&decide_model, fp_model_member(&decide_model, "s0"));
+    assert_string_equal(json_string_value(json_array_get(json_object_get(duties, "peers"), 0)),
+                        "tcp://s1@s1:1");
+    json_decref(duties);
+    duties = fp_duties(&decide_model, fp_model_member(&decide_model, "m0"));
+    assert_string_equal(json_string_value(json_object_get(duties, "storage")), "tcp://s0@s0:1");
+    json_decref(duties);
+}
+
+/* A node cannot have others take another one's answers for its own. */
+static void nodes_join_with_addresses_that_name_nobody(void **state)
+{
+    (void)state;
+    static const char *const uris[] = {"shm:///run/m", "shm://m0@/run/m", "tcp://m1@h:1"};
+    for (int i = 0; i < 3; i++) {
+        fp_member_record r;
+        json_t *card = json_pack("{s:s, s:s, s:s, s:[s]}", "name", "m0", "role", "memory",
+                                 "boot_id", "00000000000000aa", "uris", uris[i]);
+        assert_int_equal(fp_card_read(card, &r), i ? FARPOOL_E_INVAL : 0);
+        json_decref(card);
+    }
 }
 
 /* The coordinator was stopped for longer than lost_ms: nobody is lost for that, nor for a connection that broke meanwhile;
@@ -350,6 +390,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(a_lost_memory_node_is_replaced),
         TEST(one_that_its_owner_cannot_use_is_replaced),
+        TEST(duties_name_who_is_to_answer),
+        TEST(nodes_join_with_addresses_that_name_nobody),
         TEST(who_was_not_listened_to_is_not_lost),
         TEST(an_owner_is_not_told_less_than_he_knows),
         TEST(a_change_that_came_to_nothing_is_taken_back),
