@@ -43,6 +43,8 @@ enum {
     DEADLINE_S = 240, /* for everything that is waited for */
     ACKS = 300,       /* a round's worth of commits */
     AWAY_MS = 6000,   /* at most; others are put in the place of memory and storage nodes earlier */
+    REST_US = 20000, /* of a writer between commits in the emulator, whose processors others need */
+    LONG_S = 5,      /* a wait of which it is said how long it was */
 };
 
 static char dir[300], coordinators[1000];
@@ -108,13 +110,13 @@ static void up(void)
     guard();
     snprintf(line, sizeof line,
              "up %s%s --etcd --memnodes %d --storagenodes %d --coordinators %d --computes %d "
-             "--memory 96m --compute '%s/tests/failover/failover worker --notes %s' "
+             "--memory 96m --compute '%s/tests/failover/failover worker --notes %s --rest-us %d' "
              "--coordinator-option 'grace-ms %u' "
              "--coordinator-option 'lost-ms %u' --coordinator-option 'replace-ms %u' "
              "--coordinator-option 'replace-storage-ms %u' >%s.notes.up",
              verbs ? "--transport verbs:" : "--isolate", verbs ? verbs : "", MEMNODES, STORAGENODES,
-             COORDINATORS, COMPUTES, build, path, 300 * slower, 1000 * slower, 1500 * slower,
-             2500 * slower, dir);
+             COORDINATORS, COMPUTES, build, path, verbs ? REST_US : 0, 300 * slower, 1000 * slower,
+             1500 * slower, 2500 * slower, dir);
     cluster(line, "");
     snprintf(path, sizeof path, "%s/coordinators", dir);
     FILE *file = fopen(path, "r");
@@ -164,6 +166,8 @@ static void wait_for(const char *what, bool (*is_true)(uint64_t arg), uint64_t a
             complain(what);
         usleep(pause_us);
     }
+    if (seconds_since(begin) > LONG_S)
+        printf("   %s: %.1f s\n", what, seconds_since(begin));
 }
 
 static bool has_acked(uint64_t acks) { return atomic_load(&notes->acks) >= acks; }
@@ -255,7 +259,7 @@ static void check_fenced(failover_owner *owner)
 /* All is as it should be again, and was meanwhile. */
 static void end_round(uint64_t begin)
 {
-    wait_for("all to be as it should be", is_calm, 0, 100000);
+    wait_for("all to be as it should be", is_calm, 0, verbs ? 1000000 : 100000);
     go_on("commits when all is as it should be");
     failover_verify(notes);
     printf("   all is well after %.1f s, %llu commits\n", seconds_since(begin),

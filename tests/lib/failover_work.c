@@ -17,6 +17,7 @@ enum { POOL_BYTES = 1 << 20, AGAIN_US = 5000, MARK = FAILOVER_KEYS };
 
 static failover_notes *notes;
 static const char *process;
+static unsigned rest_us; /* between commits of a thread */
 
 /* The partition that is open here. */
 static farpool_partition *part;
@@ -125,6 +126,8 @@ static int write_one(unsigned thread, uint64_t *random)
     atomic_compare_exchange_strong(&self->first_ns, &none, fp_now_ns());
     atomic_fetch_add(&self->acks, 1);
     atomic_fetch_add(&notes->acks, 1);
+    if (rest_us)
+        usleep(rest_us);
     return 0;
 }
 
@@ -201,6 +204,7 @@ int failover_work(int argc, char **argv)
     farpool_cluster_options options;
     notes = failover_map(option(argc, argv, "--notes"), false);
     process = option(argc, argv, "--name");
+    rest_us = (unsigned)atoi(option(argc, argv, "--rest-us"));
     farpool_pool_options_init(&pool_options);
     pool_options.pool_bytes = POOL_BYTES;
     pool_options.name = process;
