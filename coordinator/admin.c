@@ -293,6 +293,15 @@ static int run_delete(fp_coordinator *c, fp_call *call)
     return 0;
 }
 
+static int run_balance(fp_coordinator *c, fp_call *call)
+{
+    int rc = fp_balance(&c->model, call->changes);
+    if (!rc)
+        call->answer = json_pack("{s:s}", "step",
+                                 call->changes->count ? call->changes->items[0].event.text : "");
+    return rc;
+}
+
 const fp_method fp_admin_methods[] = {
     {"route", FP_MAY_ALL, false, run_route, NULL},
     {"status", FP_MAY_ALL, false, run_status, NULL},
@@ -306,6 +315,7 @@ const fp_method fp_admin_methods[] = {
     {"partition.read_only", FP_MAY_ADMIN, true, run_read_only, NULL},
     {"partition.delete", FP_MAY_ADMIN, true, run_delete, NULL},
     {"failover", FP_MAY_ADMIN, true, run_failover, NULL},
+    {"balance", FP_MAY_ADMIN, true, run_balance, NULL},
     {"events", FP_MAY_ALL, false, fp_events_run, NULL},
 };
 const size_t fp_admin_method_count = sizeof fp_admin_methods / sizeof fp_admin_methods[0];

@@ -426,8 +426,7 @@ static void decide_deleting(const fp_model *model, fp_changes *changes, const fp
 
 void fp_decide(fp_model *model, fp_changes *changes)
 {
-    for (size_t i = 0; i < model->member_count; i++)
-        memset(&model->members[i]->planned, 0, sizeof model->members[i]->planned);
+    fp_place_afresh(model);
     for (size_t i = 0; i < model->member_count && !fp_changes_full(changes); i++)
         fp_decide_member(model, changes, model->members[i]);
     for (size_t i = 0; i < model->part_count && !fp_changes_full(changes); i++) {

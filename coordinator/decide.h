@@ -33,6 +33,14 @@ void fp_decide_go_back(const fp_model *model, const fp_part *part, fp_part_recor
 
 /* What an open partition needs; false: nothing. */
 bool fp_decide_memory(const fp_model *model, fp_changes *changes, fp_part *part);
+/* Is memory node number i of an open partition up without what it is to hold? */
+bool fp_decide_is_hollow(const fp_model *model, const fp_part *part, unsigned i);
+/* Are enough rings left if number `leaving` (-1: none) goes? */
+bool fp_decide_may_leave(const fp_model *model, const fp_part *part, int leaving);
+/* Another memory node in the place of number `leaving`; -1: all are taken in anew. false: there is none, or too few rings
+ * would be left. */
+bool fp_decide_change(const fp_model *model, fp_changes *changes, const fp_part *part, int leaving,
+                      const char *why);
 /* Have the storage nodes of the list all that one has which leaves, or had when it was heard of last? What it alone has may
  * have been acknowledged as stored. */
 bool fp_decide_can_replace(const fp_model *model, const fp_part *part, const fp_list *list,
@@ -53,5 +61,12 @@ bool fp_decide_place(const fp_model *model, const fp_part *part, fp_list *list);
 /* Replaces those who are lost, as far as there are others. What they have is given up. */
 void fp_decide_replace_lost(const fp_model *model, const fp_part *part, fp_list *list);
 void fp_decide_member(fp_model *model, fp_changes *changes, fp_member *member);
+/* The memory node spills to another storage node. */
+void fp_decide_spill(fp_changes *changes, const fp_member *memory, fp_member *storage);
+
+/* ---- balance.c: for who asks for it ------------------------------------------------------------ */
+
+/* One step towards nodes that are used evenly; no change: they are. E_BUSY: something is under way. */
+int fp_balance(fp_model *model, fp_changes *changes) FARPOOL_MUST_CHECK;
 
 #endif

@@ -77,8 +77,7 @@ bool fp_decide_lacks_memory(const fp_model *model, const fp_part *part)
     return false;
 }
 
-/* Is memory node number i of an open partition up without what it is to hold? */
-static bool is_hollow(const fp_model *model, const fp_part *part, unsigned i)
+bool fp_decide_is_hollow(const fp_model *model, const fp_part *part, unsigned i)
 {
     const fp_member *member = fp_model_member(model, part->r.memnodes.names[i]);
     uint64_t settled = part->since_ns + fp_ms(model->settings.lost_ms);
@@ -105,16 +104,21 @@ static unsigned staying(const fp_model *model, const fp_part *part, int leaving)
     for (unsigned i = 0; i < fp_part_rings(&part->r, &part->r.memnodes); i++) {
         const fp_member *member = fp_model_member(model, part->r.memnodes.names[i]);
         count += (int)i != leaving && member && fp_member_up(model, member) &&
-                 !is_hollow(model, part, i);
+                 !fp_decide_is_hollow(model, part, i);
     }
     return count;
 }
 
-static bool change(const fp_model *model, fp_changes *changes, const fp_part *part, int leaving,
-                   const char *why)
+bool fp_decide_may_leave(const fp_model *model, const fp_part *part, int leaving)
+{
+    return staying(model, part, leaving) >= part->r.log_quorum;
+}
+
+bool fp_decide_change(const fp_model *model, fp_changes *changes, const fp_part *part, int leaving,
+                      const char *why)
 {
     fp_list list = part->r.memnodes;
-    if (staying(model, part, leaving) < part->r.log_quorum)
+    if (!fp_decide_may_leave(model, part, leaving))
         return false;
     const char *old = "";
     if (leaving >= 0) {
@@ -142,13 +146,13 @@ static bool fill_hollow(const fp_model *model, fp_changes *changes, fp_part *par
 {
     const char *name = part->r.memnodes.names[i];
     if (strcmp(part->hollow, name) != 0) {
-        bool changed = change(model, changes, part, -1,
-                              "memory nodes that hold nothing of it are taken in anew");
+        bool changed = fp_decide_change(model, changes, part, -1,
+                                        "memory nodes that hold nothing of it are taken in anew");
         if (changed)
             strcpy(part->hollow, name);
         return changed;
     }
-    if (change(model, changes, part, (int)i, "its owner cannot use"))
+    if (fp_decide_change(model, changes, part, (int)i, "its owner cannot use"))
         return true;
     part->hollow[0] = 0; /* nobody can take its place: once more, later */
     part->retry_at_ns = model->now_ns + fp_ms(model->settings.replace_ms);
@@ -162,19 +166,20 @@ bool fp_decide_memory(const fp_model *model, fp_changes *changes, fp_part *part)
     if (!part->r.storagenodes.count || !owner || !fp_member_up(model, owner))
         return false;
     for (unsigned i = 0; i < list->count; i++) {
-        if (is_hollow(model, part, i))
+        if (fp_decide_is_hollow(model, part, i))
             return fill_hollow(model, changes, part, i);
     }
     if (model->now_ns >= part->since_ns + fp_ms(model->settings.lost_ms))
         part->hollow[0] = 0;
     for (unsigned i = 0; i < list->count; i++) {
-        if (is_gone(model, list->names[i]) && change(model, changes, part, (int)i, "is lost"))
+        if (is_gone(model, list->names[i]) &&
+            fp_decide_change(model, changes, part, (int)i, "is lost"))
             return true;
     }
     for (unsigned i = 0; i < list->count; i++) {
         const fp_member *member = fp_model_member(model, list->names[i]);
         if (member && member->r.state != FP_MEMBER &&
-            change(model, changes, part, (int)i, "is being drained"))
+            fp_decide_change(model, changes, part, (int)i, "is being drained"))
             return true;
     }
     return false;
@@ -279,7 +284,16 @@ static fp_member *other_storage(const fp_model *model, const fp_member *memory)
         if (model->members[i]->planned.spillers)
             return NULL;
     }
-    return fp_place_better_storage(model, memory, now);
+    return fp_place_better_storage(model, memory, now, false);
+}
+
+void fp_decide_spill(fp_changes *changes, const fp_member *memory, fp_member *storage)
+{
+    storage->planned.spillers++;
+    strcpy(fp_change_member(changes, &memory->r)->storage, storage->r.name);
+    fp_change_event(changes, "storage", memory->r.name, 0, "%s spills to %s, no more to %s",
+                    memory->r.name, storage->r.name,
+                    memory->r.storage[0] ? memory->r.storage : "none");
 }
 
 void fp_decide_member(fp_model *model, fp_changes *changes, fp_member *member)
@@ -291,11 +305,6 @@ void fp_decide_member(fp_model *model, fp_changes *changes, fp_member *member)
         return;
     }
     fp_member *storage = member->r.role == FP_ROLE_MEMORY ? other_storage(model, member) : NULL;
-    if (!storage)
-        return;
-    storage->planned.spillers++;
-    strcpy(fp_change_member(changes, &member->r)->storage, storage->r.name);
-    fp_change_event(changes, "storage", member->r.name, 0, "%s spills to %s, no more to %s",
-                    member->r.name, storage->r.name,
-                    member->r.storage[0] ? member->r.storage : "none");
+    if (storage)
+        fp_decide_spill(changes, member, storage);
 }

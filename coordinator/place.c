@@ -15,6 +15,12 @@ static bool better(const uint64_t a[SCORES], const uint64_t b[SCORES])
     return false; /* nodes are looked at in the order of their names */
 }
 
+void fp_place_afresh(fp_model *model)
+{
+    for (size_t i = 0; i < model->member_count; i++)
+        memset(&model->members[i]->planned, 0, sizeof model->members[i]->planned);
+}
+
 bool fp_place_may(const fp_model *model, const fp_member *member, enum fp_role role)
 {
     return member->r.role == role && member->r.state == FP_MEMBER && fp_member_up(model, member);
@@ -57,21 +63,21 @@ unsigned fp_place_rings(const fp_model *model, const fp_member *member)
     return rings;
 }
 
-/* How many of the others are in its zone, its rack, its host, and spill to its storage node. A domain that nobody has named
- * is no domain. */
-static void count_shared(const fp_model *model, const fp_member *member, const fp_part_record *r,
-                         const fp_list *list, unsigned at, uint64_t scores[4])
+void fp_place_shared(const fp_model *model, const fp_member *member, const fp_part *part,
+                     const fp_list *list, unsigned at, uint64_t shared[FP_PLACE_SHARED])
 {
+    unsigned copies = part->r.log_copies;
+    memset(shared, 0, FP_PLACE_SHARED * sizeof *shared);
     for (unsigned i = 0; i < list->count; i++) {
         const fp_member *other = fp_model_member(model, list->names[i]);
         if (i == at || !other)
             continue;
         bool zone = !strcmp(other->r.zone, member->r.zone);
         bool rack = zone && !strcmp(other->r.rack, member->r.rack);
-        scores[0] += zone && member->r.zone[0];
-        scores[1] += rack && member->r.rack[0];
-        scores[2] += !strcmp(other->r.host, member->r.host) && member->r.host[0];
-        scores[3] += at < r->log_copies && i < r->log_copies && member->r.storage[0] &&
+        shared[0] += zone && member->r.zone[0];
+        shared[1] += rack && member->r.rack[0];
+        shared[2] += !strcmp(other->r.host, member->r.host) && member->r.host[0];
+        shared[3] += at < copies && i < copies && member->r.storage[0] &&
                      !strcmp(other->r.storage, member->r.storage);
     }
 }
@@ -89,7 +95,7 @@ fp_member *fp_place_memory(const fp_model *model, const fp_part *part, const fp_
         if (need > member->r.bytes || used > member->r.bytes - need)
             continue;
         uint64_t scores[SCORES] = {!strcmp(member->r.name, avoid)};
-        count_shared(model, member, &part->r, list, at, scores + 1);
+        fp_place_shared(model, member, part, list, at, scores + 1);
         scores[5] = used * 1000 / member->r.bytes;
         scores[6] = fp_place_rings(model, member);
         if (!best || better(scores, best_scores)) {
@@ -171,11 +177,11 @@ fp_member *fp_place_storage(const fp_model *model, const fp_member *memory)
 }
 
 fp_member *fp_place_better_storage(const fp_model *model, const fp_member *memory,
-                                   const fp_member *now)
+                                   const fp_member *now, bool all)
 {
     uint64_t old[SCORES] = {0}, new[SCORES] = {0};
     score_storage(model, memory, now, old);
-    bool idle = !fp_place_rings(model, memory);
+    bool idle = all || !fp_place_rings(model, memory);
     fp_member *best = idle || old[0] ? find_storage(model, memory, new) : NULL;
     return best && (new[0] < old[0] || (idle && better(new, old))) ? best : NULL;
 }

@@ -101,6 +101,13 @@ const fp_ctl_command fp_ctl_commands[] = {
      .danger = "Commits of partition %s that were acknowledged in memory only may be lost, and its "
                "owner has to be dead: nothing stops it.",
      .done = "Partition %s is taken from its owner."},
+    {.name = "balance",
+     .help =
+         "one step towards nodes that are used evenly, after others have joined; none while\n"
+         "partitions are on their way. With --wait: all steps, each when the one before is done",
+     .method = "balance",
+     .options = " wait ",
+     .run = fp_ctl_balance},
     {.name = "events",
      .help = "what the coordinators have decided, and why; one line each",
      .method = "events",

@@ -101,6 +101,9 @@ int fp_ctl_doctor(fp_ctl *ctl);
 /* wait.c: until the change that was answered so has taken effect. An exit status. */
 int fp_ctl_wait(fp_ctl *ctl, const json_t *answer);
 
+/* Step by step. */
+int fp_ctl_balance(fp_ctl *ctl);
+
 /* show.c: for people. */
 /* stalled_first: where what comes last may not fit. */
 void fp_show_status(FILE *out, const json_t *status, bool stalled_first);

@@ -185,9 +185,10 @@ static int ask(fp_ctl *ctl, const json_t *answer, uint64_t *heard_ns)
     return 0;
 }
 
+static const struct timespec pause_between = {.tv_nsec = LOOK_MS * 1000000};
+
 int fp_ctl_wait(fp_ctl *ctl, const json_t *answer)
 {
-    static const struct timespec pause = {.tv_nsec = LOOK_MS * 1000000};
     uint64_t heard_ns = fp_now_ns();
     for (;;) {
         int rc = ask(ctl, answer, &heard_ns);
@@ -195,6 +196,35 @@ int fp_ctl_wait(fp_ctl *ctl, const json_t *answer)
             return fp_ctl_failed(ctl, rc);
         if (rc)
             return FP_CTL_DONE;
-        nanosleep(&pause, NULL);
+        nanosleep(&pause_between, NULL);
     }
+}
+
+/* A step that nobody said anything about may have been decided: the next one follows from what is then. */
+int fp_ctl_balance(fp_ctl *ctl)
+{
+    uint64_t heard_ns = fp_now_ns();
+    for (bool more = true; more;) {
+        json_t *answer;
+        int rc = fp_ctl_ask(ctl, fp_ctl_call(ctl), ctl->timeout_ms, &answer);
+        if (!rc || rc == FARPOOL_E_BUSY)
+            heard_ns = fp_now_ns();
+        bool patient = fp_now_ns() - heard_ns < PATIENCE_MS * UINT64_C(1000000);
+        if (rc && !(ctl->wait && patient && fp_ctl_passes(rc)))
+            return fp_ctl_failed(ctl, rc);
+        if (rc) {
+            tell(ctl, farpool_errmsg(), NULL);
+            nanosleep(&pause_between, NULL);
+            continue;
+        }
+        const char *step = fp_json_text(answer, "step", "");
+        more = ctl->wait && step[0];
+        if (ctl->json)
+            fp_ctl_json(ctl, answer, true);
+        else
+            fprintf(ctl->io->out, "%s\n", step[0] ? step : "Nodes are used evenly.");
+        fflush(ctl->io->out);
+        json_decref(answer);
+    }
+    return FP_CTL_DONE;
 }

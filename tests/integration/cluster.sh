@@ -45,7 +45,7 @@ fi
 
 # Two at once: the second one waits for the first, and finds all done. A machine that stands still for two seconds loses
 # nobody.
-scripts/cluster up --coordinators 2 --storagenodes 0 --computes 1 --memory 64m \
+scripts/cluster up --coordinators 2 --storagenodes 0 --computes 2 --memory 64m \
     --coordinator-option 'grace-ms 3000' --coordinator-option 'lost-ms 9000' --coordinator-option 'lease-ms 4000' >/dev/null 2>&1 &
 expect 0 '' timeout 60 bash -c "until [ -e '$FARPOOL_CLUSTER_DIR/settings' ]; do sleep 0.01; done"
 expect 0 '^export FARPOOL_COORDINATORS=tcp' scripts/cluster up
@@ -68,6 +68,11 @@ expect 0 'orders +active +open +1 +comp1' "$ctl" route orders
 expect 0 '"owner": "comp1"' "$ctl" route 1 -o json
 expect 0 '1 +orders +active +open +1 +comp1' "$ctl" partition list
 expect 0 'partition 1' "$ctl" events
+expect 0 'used evenly' "$ctl" balance
+expect 0 'has taken effect' "$ctl" partition create items --slab 8m --log-ring 1m --owner comp1 --wait
+expect 0 'orders: comp2 gets it .*comp1 has 2, comp2 had 0' "$ctl" balance --wait
+expect 0 'orders +active +open +2 +comp2' "$ctl" route orders
+expect 0 '"step": *""' "$ctl" balance -o json
 expect 5 'E_BUSY' "$ctl" node remove mem1 --yes
 expect 2 'wants --yes' "$ctl" partition delete orders
 expect 0 'is to be read-only' "$ctl" partition read-only orders

@@ -211,6 +211,30 @@ static void options_become_parameters(void **state)
     called(3, "{\"method\": \"partition.read_only\", \"partition\": \"x\", \"on\": false}");
 }
 
+static void balance_goes_step_by_step(void **state)
+{
+    (void)state;
+    answer("{\"step\": \"p: c2 gets it\"}");
+    assert_int_equal(run("balance", NULL), FP_CTL_DONE);
+    assert_string_equal(out, "p: c2 gets it\n");
+    called(0, "{\"method\": \"balance\"}");
+    refuse(FARPOOL_E_BUSY);
+    assert_int_equal(run("balance", NULL), FP_CTL_STATE);
+    answer("{\"step\": \"p: c2 gets it\"}");
+    refuse(FARPOOL_E_BUSY);
+    refuse(FARPOOL_E_UNKNOWN);
+    answer("{\"step\": \"\"}");
+    assert_int_equal(run("balance --wait", NULL), FP_CTL_DONE);
+    assert_string_equal(out, "p: c2 gets it\nNodes are used evenly.\n");
+    HAS(err, "a sentence");
+    forget();
+    answer("{\"step\": \"\"}");
+    assert_int_equal(run("balance -o json", NULL), FP_CTL_DONE);
+    assert_string_equal(out, "{\"step\":\"\"}\n");
+    refuse(FARPOOL_E_REFUSED);
+    assert_int_equal(run("balance --wait", NULL), FP_CTL_FAILED);
+}
+
 static void wrong_usage(void **state)
 {
     (void)state;
@@ -456,6 +480,7 @@ int main(void)
         TEST(status_has_it_all),
         TEST(json_is_what_was_answered),
         TEST(options_become_parameters),
+        TEST(balance_goes_step_by_step),
         TEST(wrong_usage),
         TEST(coordinators_come_from_three_places),
         TEST(codes_become_exit_statuses),
