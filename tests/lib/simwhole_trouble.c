@@ -85,7 +85,7 @@ static void trouble_links(whole *w)
     const char *a =
         whole_draw(w, 2) ? w->computes[whole_draw(w, w->compute_count)].name : some_name(w);
     const char *b = some_name(w);
-    switch (whole_draw(w, 6)) {
+    switch (whole_draw(w, 7)) {
     case 0:
     case 1:
         whole_heal(w);
@@ -356,6 +356,9 @@ static void want_something(whole *w)
         break;
     case 4:
         ask_of(w, "node.undrain", "name", json_string(some_node(w)));
+        break;
+    case 5:
+        whole_ask(w, json_pack("{s:s}", "method", "balance"));
         break;
     default:
         whole_ask(w, json_pack("{s:s, s:I, s:b}", "method", "partition.read_only", "partition",
