@@ -16,7 +16,7 @@
 #include "farpool.h"
 
 enum {
-    FP_WIRE_VERSION = 8,
+    FP_WIRE_VERSION = 9,
     FP_WIRE_EXTENTS_MAX = 500, /* in one FP_MSG_EXTENTS; ask again with first > 0 for more */
     FP_WIRE_TEXT_MAX = 255,
     FP_WIRE_DATA_MAX = 12288, /* bytes of a page, of the log or of a file in one message */

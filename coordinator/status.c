@@ -12,7 +12,7 @@
 
 /* ---- nodes and partitions -------------------------------------------------------------------- */
 
-enum { FIELDS_MAX = 32, WORDS_MAX = 128, SENTENCES_MAX = 100 };
+enum { FIELDS_MAX = 32, WORDS_MAX = FP_NET_URI_MAX, SENTENCES_MAX = 100 };
 
 /* Numbers and short words of what it has told, and of how many partitions: whatever nodes tell, the answer is to fit into a
  * call, and be read. */

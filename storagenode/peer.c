@@ -43,7 +43,7 @@ static int greet(fp_peer *peer, uint64_t now)
         return rc;
     rc = fp_greet_take(&peer->greet, &peer->msg);
     if (rc < 0)
-        fp_peer_cut(peer, rc, now);
+        fp_peer_cut(peer, fp_error(rc, "%s: %s", peer->dial.uri, farpool_errmsg()), now);
     if (rc > 0)
         return fp_peer_ask(peer, &peer->msg, now) ? 0 : fp_kept_tell(&peer->dial.error);
     peer->greeted = !rc;

@@ -100,23 +100,25 @@ bool fp_agent_is_elsewhere(const json_t *answer)
 
 /* Of the addresses of the one that leads: of the scheme by which this one was reached, or the first that is not for its own
  * machine only, or the first. */
-static void note_leader(fp_agent *agent, const json_t *uris)
+static void note_leader(fp_agent *agent, const json_t *leader)
 {
     size_t i, best = 0, colon = strcspn(agent->dial.uri, ":") + 1;
+    const char *name = json_string_value(json_object_get(leader, "name"));
     const json_t *uri;
-    json_array_foreach(uris, i, uri)
+    json_array_foreach(json_object_get(leader, "uris"), i, uri)
     {
-        const char *text = json_string_value(uri);
+        char text[FP_NET_URI_MAX];
         fp_uri parsed;
-        if (!text || fp_uri_parse(text, &parsed))
+        if (!name || !json_is_string(uri) || fp_uri_with_name(json_string_value(uri), name, text) ||
+            fp_uri_parse(text, &parsed))
             continue;
         size_t score = !strncmp(text, agent->dial.uri, colon) ? 3
                        : strcmp(parsed.scheme, "shm")         ? 2
                                                               : 1;
-        if (score <= best || strlen(text) >= sizeof agent->leader)
+        if (score <= best)
             continue;
         best = score;
-        memcpy(agent->leader, text, strlen(text) + 1);
+        strcpy(agent->leader, text);
     }
 }
 
@@ -128,7 +130,7 @@ void fp_agent_go_elsewhere(fp_agent *agent, const json_t *answer, uint64_t now)
         agent->leaving = true;
         agent->deadline_ns = now + LEAVE_MS * 1000000ull;
     }
-    note_leader(agent, json_object_get(leader, "uris"));
+    note_leader(agent, leader);
 }
 
 static bool wants_connection(const fp_agent *agent) { return agent->config.card || agent->asked; }

@@ -110,7 +110,7 @@ static int parse(const char *address, char text[FP_NET_URI_MAX], fp_uri *uri)
     if (strlen(address) >= FP_HTTPD_ADDRESS_MAX || strstr(address, "://"))
         return fp_error(FARPOOL_E_INVAL, "'%.60s' is not HOST:PORT", address);
     snprintf(text, FP_NET_URI_MAX, "tcp://%s", address);
-    if (fp_uri_parse(text, uri))
+    if (fp_uri_parse(text, uri) || uri->name[0])
         return fp_error(FARPOOL_E_INVAL, "'%s' is not HOST:PORT, with a port from 0 to 65535",
                         address);
     return 0;

@@ -39,7 +39,10 @@ static int set_label(char label[FP_WIRE_TEXT_MAX + 1], const char *value)
 int fp_daemon_set_listen(void *target, const char *value)
 {
     fp_daemon_options *o = target;
+    char named[FP_NET_URI_MAX];
     int rc = fp_daemon_check_address(value);
+    if (!rc)
+        rc = fp_uri_with_name(value, "x", named); /* who listens names nobody */
     if (rc)
         return rc;
     if (o->listen_from_file) {

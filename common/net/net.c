@@ -94,10 +94,14 @@ int fp_uri_with_name(const char *uri, const char *name, char named[FP_NET_URI_MA
                         parsed.name);
     const char *rest = uri + strlen(parsed.scheme) + strlen("://");
     int len = snprintf(named, FP_NET_URI_MAX, "%s://%s@%s", parsed.scheme, name, rest);
-    if (len < FP_NET_URI_MAX)
-        return 0;
-    return fp_error(FARPOOL_E_INVAL, "address '%s' and the name '%s' are longer than %d bytes", uri,
-                    name, FP_NET_URI_MAX - 2);
+    if (len >= FP_NET_URI_MAX)
+        return fp_error(FARPOOL_E_INVAL,
+                        "address '%s' and the name '%.80s' are longer than %d bytes", uri, name,
+                        FP_NET_URI_MAX - 2);
+    rc = fp_uri_parse(named, &parsed);
+    if (!rc && strcmp(parsed.name, name) != 0)
+        rc = fp_error(FARPOOL_E_INVAL, "'%.80s' cannot stand in an address", name);
+    return rc;
 }
 
 int fp_uri_first(const char *list, char uri[FP_NET_URI_MAX], size_t *len)

@@ -269,7 +269,8 @@ extern const fp_net_ops fp_net_verbs, fp_net_tcp, fp_net_shm, fp_net_sim;
 /* Parses SCHEME://HOST:PORT, shm:///PATH and sim://NODE, each with NAME@ behind the slashes or without. E_INVAL with a
  * sentence. */
 int fp_uri_parse(const char *text, fp_uri *uri) FARPOOL_MUST_CHECK;
-/* named: uri, which names nobody, with name@. E_INVAL: it is no address, names somebody, or becomes too long. */
+/* named: uri, which names nobody, with name@. E_INVAL: it is no address, names somebody, or becomes too long; such a name
+ * cannot stand there. */
 int fp_uri_with_name(const char *uri, const char *name,
                      char named[FP_NET_URI_MAX]) FARPOOL_MUST_CHECK;
 /* The first of addresses with commas between them: copies its len bytes to uri. E_INVAL: it is none, or too long. */

@@ -182,8 +182,8 @@ static int greet(fp_conn *conn, fp_poller *poller, const fp_auth *auth, fp_msg *
         return rc;
     do {
         rc = ask(conn, poller, msg);
-        if (!rc)
-            rc = fp_greet_take(&greeting, msg);
+        if (!rc && (rc = fp_greet_take(&greeting, msg)) < 0)
+            fp_error(rc, "%s: %s", fp_net_conn_peer(conn), farpool_errmsg());
     } while (rc > 0);
     return rc;
 }

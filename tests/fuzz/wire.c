@@ -25,8 +25,14 @@ void fuzz_one(const uint8_t *data, size_t size)
     size_t len = size < sizeof text - 1 ? size : sizeof text - 1;
     memcpy(text, data, len);
     text[len] = 0;
-    if (!fp_uri_parse(text, &uri))
-        FUZZ_CHECK(strlen(uri.host) < sizeof uri.host && strlen(text) < FP_NET_URI_MAX);
+    if (fp_uri_parse(text, &uri))
+        return;
+    FUZZ_CHECK(strlen(uri.host) < sizeof uri.host && strlen(text) < FP_NET_URI_MAX);
+    FUZZ_CHECK(strlen(uri.name) < sizeof uri.name);
+    char named[FP_NET_URI_MAX];
+    if (!fp_uri_with_name(text, "node", named)) {
+        FUZZ_CHECK(!uri.name[0] && !fp_uri_parse(named, &uri) && !strcmp(uri.name, "node"));
+    }
 }
 
 /* A message of some type, or an address, damaged in a few places. */
@@ -36,8 +42,8 @@ size_t fuzz_make(uint64_t *random, uint8_t *data, size_t capacity)
     size_t len;
     uint64_t r = test_random(random);
     if (r % 8 == 0) {
-        len = (size_t)sprintf((char *)data, "%s://[::1]:%llu", r & 8 ? "verbs" : "tcp",
-                              (unsigned long long)(r >> 40));
+        len = (size_t)sprintf((char *)data, "%s://%s[::1]:%llu", r & 8 ? "verbs" : "tcp",
+                              r & 16 ? "node@" : "", (unsigned long long)(r >> 40));
     } else {
         memset(&msg, 0, offsetof(fp_msg, extents));
         msg.type = FP_MSG_HELLO + (enum fp_msg_type)((r >> 8) % FP_MSG_LAST);

@@ -86,7 +86,8 @@ static void misbehave(scripted *s, client *c, uint32_t request)
     switch (s->mood) {
     case SCRIPTED_FOLLOWS:
         answer(c, request,
-               s->leader[0] ? json_pack("{s:{s:s,s:[s,s]}}", "leader", "name", "other", "uris",
+               s->leader[0] ? json_pack("{s:{s:s,s:[s,s]}}", "leader", "name",
+                                        s->leader_name ? s->leader_name : "scripted", "uris",
                                         "shm:///nowhere", s->leader)
                             : json_pack("{s:{}}", "leader"));
         break;

@@ -22,6 +22,7 @@ typedef struct scripted {
     fp_server server;
     char uri[FP_NET_URI_MAX];
     char leader[FP_NET_URI_MAX];
+    const char *leader_name; /* NULL: as it is called itself */
     enum scripted_mood mood;
     json_int_t term, revision;
     json_t *duties; /* more members for the duties, or NULL; with another revision they are told */

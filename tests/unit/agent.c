@@ -262,6 +262,26 @@ static void follows_the_leader(void **state)
     counts(bed.c[0].joins, 1);
 }
 
+/* By the address that the agent is given, and by who says who leads. */
+static void speaks_to_nobody_else(void **state)
+{
+    (void)state;
+    char uri[FP_NET_URI_MAX];
+    bed.c[1].leader_name = "somebody";
+    snprintf(bed.c[1].leader, sizeof bed.c[1].leader, "%s", bed.c[0].uri);
+    assert_int_equal(fp_uri_with_name(bed.uri[1], "scripted", uri), 0);
+    strcpy(bed.uri[0], uri);
+    assert_int_equal(fp_uri_with_name(bed.uri[2], "somebody", uri), 0);
+    strcpy(bed.uri[1], uri);
+    bed.c[2].mood = SCRIPTED_LEADS;
+    open_agent(2, true);
+    for_ms(700);
+    assert_int_equal(bed.c[0].joins + bed.c[2].joins, 0);
+    bed.c[1].leader_name = NULL;
+    UNTIL(fp_agent_is_member(bed.agent));
+    assert_int_equal(bed.c[2].joins, 0);
+}
+
 static void waits_until_somebody_leads(void **state)
 {
     (void)state;
@@ -534,6 +554,7 @@ int main(void)
         BOTH(proves_itself),
         BOTH(tells_what_has_changed),
         BOTH(follows_the_leader),
+        BOTH(speaks_to_nobody_else),
         BOTH(waits_until_somebody_leads),
         BOTH(leaves_those_who_fail),
         BOTH(one_that_comes_back_is_joined_again),

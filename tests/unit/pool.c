@@ -233,6 +233,17 @@ static void errors_are_told(fixture *f)
     farpool_partition *huge;
     assert_int_equal(farpool_partition_open(f->pool, &options, &huge), FARPOOL_E_NOSPACE);
 
+    /* another node than the one that is named answers there */
+    char named[FP_NET_URI_MAX];
+    uris[0] = named;
+    options.slab_bytes = 1 << 20;
+    assert_int_equal(fp_uri_with_name(test_node_uri(f->nodes[0]), "nobody", named), 0);
+    assert_int_equal(farpool_partition_open(f->pool, &options, &huge), FARPOOL_E_NODE);
+    assert_non_null(strstr(farpool_errmsg(), "'testnode' answers there instead of 'nobody'"));
+    assert_int_equal(fp_uri_with_name(test_node_uri(f->nodes[0]), "testnode", named), 0);
+    assert_int_equal(farpool_partition_open(f->pool, &options, &huge), 0);
+    assert_int_equal(farpool_partition_close(huge), 0);
+
     /* every frame fixed: the next page has no place, and says so; then it has again */
     unsigned n;
     int rc;
