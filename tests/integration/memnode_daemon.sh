@@ -17,6 +17,7 @@ done
 timeout 60 "$daemon" --version | grep -q '^farpool-memnode [0-9]*\.[0-9]*\.[0-9]*$' || fail "--version"
 refused 2 'give --listen'
 refused 2 'unknown option --lisn' --lisn x
+refused 2 'those who connect' --listen shm://m@/tmp/x
 refused 2 "unexpected argument 'x'" --listen "shm://$socket" x
 refused 2 "unknown transport" --listen carrier-pigeon://here
 refused 2 "--storage: 'carrier-pigeon://here': unknown transport" --listen "shm://$socket" --storage carrier-pigeon://here
