@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Evens out what nodes are used for when others have joined: one step for each time somebody asks, and none while an earlier
- * one, or anything else, is under way. Each step makes what it compares less, and none makes what comes before it more, so
- * they come to an end:
+ * Evens out what nodes are used for when others have joined: one step for each time somebody asks, and none while a
+ * partition is on its way. Each step makes what it compares less, and none makes what comes before it more, so they come to
+ * an end:
  *
  *   memory     how many memory nodes of a partition share a zone, rack, host; then the fill of the fuller of two nodes
  *   storage    as fp_place_better_storage
  *   owners     how many partitions the busier of two compute nodes has
+ *
+ * Partitions that are not as they should be stay as they are, and so do those with which a step came to nothing.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -16,59 +18,84 @@
 #include "coordinator/decide.h"
 #include "coordinator/place.h"
 
-/* ---- whether anything is under way ------------------------------------------------------------ */
+/* ---- what may be moved -------------------------------------------------------------------------- */
 
-static int check_part(const fp_model *model, const fp_part *part)
+static bool is_whole(const fp_model *model, const fp_part *part, const char *storage)
 {
-    const fp_part_record *r = &part->r;
-    const fp_member *owner = fp_model_member(model, r->owner);
+    const fp_member *member = fp_model_member(model, storage);
+    const fp_told *told = fp_model_told(model, storage, part->r.id);
+    return member && fp_member_up(model, member) && told && told->whole;
+}
+
+/* Storage nodes that are there get its log and pages. */
+static bool is_copied(const fp_model *model, const fp_part *part)
+{
     fp_list wanted;
-    if (r->phase != FP_OPEN || !owner || !fp_member_up(model, owner))
-        return fp_error(FARPOOL_E_BUSY, "partition %s is %s%s", r->name, fp_phase_names[r->phase],
-                        r->phase == FP_OPEN ? ", and its owner is away" : "");
-    if (model->now_ns < part->retry_at_ns)
-        return fp_error(FARPOOL_E_BUSY, "partition %s: a change came to nothing: %s", r->name,
-                        part->failure);
-    for (unsigned i = 0; i < r->memnodes.count; i++) {
-        const fp_member *member = fp_model_member(model, r->memnodes.names[i]);
-        if (!member || !fp_member_up(model, member) || fp_decide_is_hollow(model, part, i))
-            return fp_error(FARPOOL_E_BUSY, "partition %s does not have all of memory node %s",
-                            r->name, r->memnodes.names[i]);
+    fp_decide_storagenodes(model, &part->r.memnodes, part->r.log_copies, &wanted);
+    for (unsigned i = 0; i < wanted.count; i++) {
+        const fp_member *member = fp_model_member(model, wanted.names[i]);
+        if (member && fp_member_up(model, member) && !is_whole(model, part, wanted.names[i]))
+            return true;
     }
-    fp_decide_storagenodes(model, &r->memnodes, r->log_copies, &wanted);
-    bool same = wanted.count == r->storagenodes.count;
-    for (unsigned i = 0; i < wanted.count; i++)
-        same = same && fp_list_has(&r->storagenodes, wanted.names[i]);
-    return same ? 0
-                : fp_error(FARPOOL_E_BUSY, "partition %s is being copied to other storage nodes",
-                           r->name);
+    return false;
 }
 
 static int check_calm(const fp_model *model)
 {
-    int rc = 0;
-    for (size_t i = 0; i < model->part_count && !rc; i++) {
-        const fp_part *part = model->parts[i];
-        if (part->r.state != FP_DELETED && part->r.epoch)
-            rc = check_part(model, part);
+    for (size_t i = 0; i < model->part_count; i++) {
+        const fp_part_record *r = &model->parts[i]->r;
+        if (r->phase == FP_FENCING || r->phase == FP_ASSIGNED || r->phase == FP_CHANGING)
+            return fp_error(FARPOOL_E_BUSY, "partition %s is %s", r->name,
+                            fp_phase_names[r->phase]);
+        if (r->phase == FP_OPEN && is_copied(model, model->parts[i]))
+            return fp_error(FARPOOL_E_BUSY, "partition %s is being copied to storage nodes",
+                            r->name);
     }
-    for (size_t i = 0; i < model->member_count && !rc; i++) {
-        const fp_member *member = model->members[i];
-        if (member->r.state == FP_DRAINING)
-            rc = fp_error(FARPOOL_E_BUSY, "node %s is being drained", member->r.name);
+    return 0;
+}
+
+/* Is it open, says its owner, and does nothing stand in the way of another change? */
+static bool is_well(const fp_model *model, const fp_part *part)
+{
+    const fp_member *owner = fp_model_member(model, part->r.owner);
+    const fp_told *told = fp_model_told(model, part->r.owner, part->r.id);
+    return part->r.phase == FP_OPEN && owner && fp_member_up(model, owner) && told &&
+           told->epoch == part->r.epoch && told->state == FP_TOLD_OPEN && !told->code &&
+           model->now_ns >= part->retry_at_ns;
+}
+
+/* What a memory node gives up is there elsewhere: in the other memory nodes and on all storage nodes. */
+static bool may_change(const fp_model *model, const fp_part *part)
+{
+    const fp_part_record *r = &part->r;
+    bool may = is_well(model, part) && r->storagenodes.count && !part->avoid[0];
+    for (unsigned i = 0; i < r->memnodes.count && may; i++) {
+        const fp_member *member = fp_model_member(model, r->memnodes.names[i]);
+        may = member && fp_member_up(model, member) && !fp_decide_is_hollow(model, part, i);
     }
-    return rc;
+    for (unsigned i = 0; i < r->storagenodes.count && may; i++)
+        may = is_whole(model, part, r->storagenodes.names[i]);
+    return may;
 }
 
 /* ---- memory ------------------------------------------------------------------------------------ */
 
 typedef struct step {
-    fp_part *part;
+    const fp_part *part;
     unsigned at;
     fp_member *to;
     bool spreads;
     double gain; /* how much less full it is then than the one that stood there was */
 } step;
+
+/* What the partition takes of the node that stands there: what it was granted may be more than it asked for. */
+static uint64_t moved_bytes(const fp_member *now, const fp_part *part, unsigned at)
+{
+    const fp_told *told = fp_member_told(now, part->r.id);
+    uint64_t granted = told ? told->ring + told->slab : 0;
+    uint64_t promised = fp_place_bytes(&part->r, at);
+    return granted > promised ? granted : promised;
+}
 
 /* What another node in place `at` is good for. To be worth moving the bytes it has to have been less full by one and a half
  * times as much. */
@@ -77,11 +104,9 @@ static bool weigh(const fp_model *model, step *s)
     const fp_part *part = s->part;
     const fp_list *list = &part->r.memnodes;
     const fp_member *now = fp_model_member(model, list->names[s->at]);
-    uint64_t need = fp_place_bytes(&part->r, s->at);
     uint64_t before[FP_PLACE_SHARED], after[FP_PLACE_SHARED];
-    s->to = fp_place_memory(model, part, list, s->at, part->avoid);
-    if (!s->to || !strcmp(s->to->r.name, part->avoid) ||
-        !fp_decide_may_leave(model, part, (int)s->at))
+    s->to = fp_place_memory(model, part, list, s->at, "");
+    if (!s->to || !fp_decide_may_leave(model, part, (int)s->at))
         return false;
     fp_place_shared(model, now, part, list, s->at, before);
     fp_place_shared(model, s->to, part, list, s->at, after);
@@ -90,21 +115,23 @@ static bool weigh(const fp_model *model, step *s)
         i++;
     s->spreads = i < FP_PLACE_DOMAINS && after[i] < before[i];
     bool same = i == FP_PLACE_DOMAINS && after[i] <= before[i];
-    double bytes = (double)s->to->r.bytes;
-    s->gain = (double)fp_place_used(model, now, NULL) / (double)now->r.bytes -
-              (double)(fp_place_used(model, s->to, part) + need) / bytes;
-    return s->spreads || (same && s->gain >= (double)need / bytes / 2);
+    uint64_t bytes = moved_bytes(now, part, s->at);
+    double room = (double)s->to->r.bytes;
+    s->gain = (double)(fp_place_used(model, now, part) + bytes) / (double)now->r.bytes -
+              (double)(fp_place_used(model, s->to, part) + bytes) / room;
+    return s->spreads || (same && s->gain >= (double)bytes / room / 2);
 }
 
 static bool even_memory(const fp_model *model, fp_changes *changes)
 {
     step best = {0};
     for (size_t i = 0; i < model->part_count; i++) {
-        for (unsigned at = 0; at < model->parts[i]->r.memnodes.count; at++) {
-            step s = {.part = model->parts[i], .at = at};
-            if (model->parts[i]->r.phase == FP_OPEN && weigh(model, &s) &&
-                (!best.part || s.spreads > best.spreads ||
-                 (s.spreads == best.spreads && s.gain > best.gain)))
+        const fp_part *part = model->parts[i];
+        unsigned count = may_change(model, part) ? part->r.memnodes.count : 0;
+        for (unsigned at = 0; at < count; at++) {
+            step s = {.part = part, .at = at};
+            if (weigh(model, &s) && (!best.part || s.spreads > best.spreads ||
+                                     (s.spreads == best.spreads && s.gain > best.gain)))
                 best = s;
         }
     }
@@ -112,16 +139,30 @@ static bool even_memory(const fp_model *model, fp_changes *changes)
                                          best.spreads ? "stands close to others" : "is fuller");
 }
 
-/* ---- storage, owners --------------------------------------------------------------------------- */
+/* ---- storage ----------------------------------------------------------------------------------- */
 
-static bool even_storage(fp_model *model, fp_changes *changes)
+/* Until the new one has all, the partition's log comes to those alone to whom its other rings are spilled. */
+static bool can_do_without(const fp_model *model, const fp_part *part, const char *memory)
+{
+    fp_list others = part->r.memnodes, left;
+    if (others.count > part->r.log_copies)
+        others.count = part->r.log_copies;
+    if (!fp_list_has(&others, memory))
+        return true;
+    fp_list_remove(&others, memory);
+    fp_decide_storagenodes(model, &others, part->r.log_copies, &left);
+    return left.count >= part->r.storage_quorum && may_change(model, part);
+}
+
+static bool even_storage(const fp_model *model, fp_changes *changes)
 {
     for (size_t i = 0; i < model->member_count; i++) {
-        fp_member *memory = model->members[i];
+        const fp_member *memory = model->members[i];
         const fp_member *now = fp_model_member(model, memory->r.storage);
-        fp_member *to = memory->r.role == FP_ROLE_MEMORY && now
-                            ? fp_place_better_storage(model, memory, now, true)
-                            : NULL;
+        bool may = memory->r.role == FP_ROLE_MEMORY && now;
+        for (size_t k = 0; k < model->part_count && may; k++)
+            may = can_do_without(model, model->parts[k], memory->r.name);
+        fp_member *to = may ? fp_place_better_storage(model, memory, now, true) : NULL;
         if (!to)
             continue;
         fp_decide_spill(changes, memory, to);
@@ -130,30 +171,33 @@ static bool even_storage(fp_model *model, fp_changes *changes)
     return false;
 }
 
-/* One that another node could not open just now stays where it has come back to. */
+/* ---- owners ------------------------------------------------------------------------------------ */
+
 static bool even_owners(const fp_model *model, fp_changes *changes)
 {
-    char why[200];
-    const fp_member *most = NULL;
-    fp_member *least = fp_place_owner(model, "");
-    for (size_t i = 0; i < model->member_count; i++) {
-        const fp_member *member = model->members[i];
-        if (fp_place_may(model, member, FP_ROLE_COMPUTE) && member->r.standby &&
-            (!most || fp_place_parts(model, member) > fp_place_parts(model, most)))
-            most = member;
-    }
-    unsigned many = most ? fp_place_parts(model, most) : 0;
-    unsigned few = least ? fp_place_parts(model, least) : many;
-    for (size_t i = 0; i < model->part_count && many > few + 1; i++) {
+    const fp_part *best = NULL;
+    fp_member *to = NULL;
+    unsigned many = 0, few = 0;
+    for (size_t i = 0; i < model->part_count; i++) {
         const fp_part *part = model->parts[i];
-        bool failed = part->failed_epoch && part->failed_epoch + 1 == part->r.epoch;
-        if (part->r.phase != FP_OPEN || failed || strcmp(part->r.owner, most->r.name) != 0)
+        const fp_member *owner = fp_model_member(model, part->r.owner);
+        fp_member *least = fp_place_owner(model, part->declined);
+        if (!is_well(model, part) || !least || !owner->r.standby)
             continue;
-        snprintf(why, sizeof why, "%s has %u, %s had %u", part->r.owner, many, least->r.name, few);
-        (void)fp_decide_owner(model, changes, part, least, "move", why);
-        return true;
+        unsigned has = fp_place_parts(model, owner), had = fp_place_parts(model, least);
+        if (has < had + 2 || (best && has - had <= many - few))
+            continue;
+        best = part;
+        to = least;
+        many = has;
+        few = had;
     }
-    return false;
+    if (!best)
+        return false;
+    char why[200];
+    snprintf(why, sizeof why, "%s has %u, %s had %u", best->r.owner, many, to->r.name, few);
+    (void)fp_decide_owner(model, changes, best, to, "move", why);
+    return true;
 }
 
 int fp_balance(fp_model *model, fp_changes *changes)

@@ -177,6 +177,7 @@ static bool replace_owner(const fp_model *model, fp_changes *changes, fp_part *p
     const fp_told *told = owner ? told_by_owner(part, owner) : NULL;
     bool exists = fate == FAILED && told && told->code == FARPOOL_E_EXISTS && !part->r.made;
     if (fate == FAILED && !exists) {
+        strcpy(part->declined, part->r.owner);
         note_failure(model, part, 1, why);
         if (model->now_ns < part->retry_at_ns)
             return true;

@@ -66,7 +66,7 @@ void fp_decide_spill(fp_changes *changes, const fp_member *memory, fp_member *st
 
 /* ---- balance.c: for who asks for it ------------------------------------------------------------ */
 
-/* One step towards nodes that are used evenly; no change: they are. E_BUSY: something is under way. */
+/* One step towards nodes that are used evenly; no change: there is none. E_BUSY: a partition is on its way. */
 int fp_balance(fp_model *model, fp_changes *changes) FARPOOL_MUST_CHECK;
 
 #endif

@@ -116,13 +116,14 @@ typedef struct fp_part {
     fp_part_record r;
     uint64_t epoch_revision; /* of the change to this epoch, or a later one */
     /* Known to the leader only. */
-    uint64_t since_ns;       /* of this phase, or of its being known here */
-    uint64_t retry_at_ns;    /* after a failure nothing is tried earlier */
-    uint64_t failed_epoch;   /* of the last failure counted */
-    unsigned failures;       /* in a row */
-    char avoid[FP_ID_ROOM];  /* memory node with which a change came to nothing */
-    char hollow[FP_ID_ROOM]; /* memory node that was taken in anew by the last change; or empty */
-    char failure[200];       /* the last one, in words; empty: none */
+    uint64_t since_ns;         /* of this phase, or of its being known here */
+    uint64_t retry_at_ns;      /* after a failure nothing is tried earlier */
+    uint64_t failed_epoch;     /* of the last failure counted */
+    unsigned failures;         /* in a row */
+    char avoid[FP_ID_ROOM];    /* memory node with which a change came to nothing */
+    char declined[FP_ID_ROOM]; /* compute node that could not open or use it, the last one */
+    char hollow[FP_ID_ROOM];   /* memory node that was taken in anew by the last change; or empty */
+    char failure[200];         /* the last one, in words; empty: none */
 } fp_part;
 
 typedef struct fp_settings {

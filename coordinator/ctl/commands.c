@@ -102,9 +102,8 @@ const fp_ctl_command fp_ctl_commands[] = {
                "owner has to be dead: nothing stops it.",
      .done = "Partition %s is taken from its owner."},
     {.name = "balance",
-     .help =
-         "one step towards nodes that are used evenly, after others have joined; none while\n"
-         "partitions are on their way. With --wait: all steps, each when the one before is done",
+     .help = "one step towards nodes that are used evenly, after others have joined; none while\n"
+             "a partition is on its way. With --wait: all steps, each when the one before is done",
      .method = "balance",
      .options = " wait ",
      .run = fp_ctl_balance},

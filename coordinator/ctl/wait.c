@@ -217,14 +217,18 @@ int fp_ctl_balance(fp_ctl *ctl)
             nanosleep(&pause_between, NULL);
             continue;
         }
-        const char *step = fp_json_text(answer, "step", "");
-        more = ctl->wait && step[0];
+        const char *step = json_string_value(json_object_get(answer, "step"));
+        more = ctl->wait && step && step[0];
         if (ctl->json)
             fp_ctl_json(ctl, answer, true);
-        else
-            fprintf(ctl->io->out, "%s\n", step[0] ? step : "Nodes are used evenly.");
+        else if (step)
+            fp_print_text(ctl->io->out, step[0] ? step : "There is nothing to move.");
+        if (step && !ctl->json)
+            putc('\n', ctl->io->out);
         fflush(ctl->io->out);
         json_decref(answer);
+        if (!step)
+            return fp_ctl_nonsense(ctl);
     }
     return FP_CTL_DONE;
 }

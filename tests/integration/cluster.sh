@@ -68,7 +68,7 @@ expect 0 'orders +active +open +1 +comp1' "$ctl" route orders
 expect 0 '"owner": "comp1"' "$ctl" route 1 -o json
 expect 0 '1 +orders +active +open +1 +comp1' "$ctl" partition list
 expect 0 'partition 1' "$ctl" events
-expect 0 'used evenly' "$ctl" balance
+expect 0 'nothing to move' "$ctl" balance
 expect 0 'has taken effect' "$ctl" partition create items --slab 8m --log-ring 1m --owner comp1 --wait
 expect 0 'orders: comp2 gets it .*comp1 has 2, comp2 had 0' "$ctl" balance --wait
 expect 0 'orders +active +open +2 +comp2' "$ctl" route orders

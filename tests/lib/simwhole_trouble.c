@@ -85,7 +85,7 @@ static void trouble_links(whole *w)
     const char *a =
         whole_draw(w, 2) ? w->computes[whole_draw(w, w->compute_count)].name : some_name(w);
     const char *b = some_name(w);
-    switch (whole_draw(w, 7)) {
+    switch (whole_draw(w, 6)) {
     case 0:
     case 1:
         whole_heal(w);
@@ -343,7 +343,7 @@ static void ask_of(whole *w, const char *method, const char *key, json_t *value)
 
 static void want_something(whole *w)
 {
-    switch (whole_draw(w, 6)) {
+    switch (whole_draw(w, 7)) {
     case 0:
         ask_of(w, "partition.move", "partition", json_integer(some_partition(w)));
         break;

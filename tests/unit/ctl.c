@@ -225,7 +225,7 @@ static void balance_goes_step_by_step(void **state)
     refuse(FARPOOL_E_UNKNOWN);
     answer("{\"step\": \"\"}");
     assert_int_equal(run("balance --wait", NULL), FP_CTL_DONE);
-    assert_string_equal(out, "p: c2 gets it\nNodes are used evenly.\n");
+    assert_string_equal(out, "p: c2 gets it\nThere is nothing to move.\n");
     HAS(err, "a sentence");
     forget();
     answer("{\"step\": \"\"}");

@@ -118,7 +118,7 @@ static void strangers_are_told(void **state)
 {
     (void)state;
     refused(0, 'G', "none of farpool's");
-    refused(4, 9, "version 9");
+    refused(4, 77, "version 77");
     refused(6, 99, "unknown type 99");
     refused(6, 0, "unknown type 0");
     refused(8, 1, "says");
