@@ -164,7 +164,7 @@ json_t *fp_cluster_card(void *owner)
     return json_pack("{s:s, s:s, s:s, s:[], s:s, s:s, s:s, s:I, s:s, s:b}", "role", "compute",
                      "name", fp_cluster_name(cluster), "boot_id", cluster->boot_id, "uris", "zone",
                      cluster->zone, "rack", cluster->rack, "host", cluster->host, "bytes",
-                     (json_int_t)(cluster->pool->frame_count * FARPOOL_UNIT_BYTES), "address",
+                     (json_int_t)cluster->pool->frame_count * FARPOOL_UNIT_BYTES, "address",
                      cluster->address, "standby", cluster->standby);
 }
 

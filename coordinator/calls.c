@@ -192,7 +192,8 @@ void fp_calls_run(fp_coordinator *c)
     bool again = c->kept == FP_KEPT_READ;
     while (again) {
         again = false;
-        for (fp_call *call = c->calls; call && !again; call = call->next) {
+        for (fp_call *call = c->calls, *next; call && !again; call = next) {
+            next = call->next;
             again = run_call(c, call);
         }
         again = again && c->kept == FP_KEPT_READ;
@@ -222,7 +223,8 @@ void fp_calls_send_away(fp_coordinator *c)
 {
     for (bool again = true; again;) {
         again = false;
-        for (fp_call *call = c->calls; call && !again; call = call->next) {
+        for (fp_call *call = c->calls, *next; call && !again; call = next) {
+            next = call->next;
             if (call == c->writer || call->reading)
                 continue;
             json_decref(call->answer);

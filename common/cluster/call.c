@@ -33,7 +33,7 @@ static int parse(const fp_call_in *in, json_t **whole)
 {
     json_error_t error;
     *whole = json_loadb(in->bytes, in->total, JSON_REJECT_DUPLICATES, &error);
-    if (*whole && json_is_object(*whole))
+    if (json_is_object(*whole))
         return 0;
     json_decref(*whole);
     *whole = NULL;

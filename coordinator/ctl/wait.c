@@ -20,7 +20,8 @@ static const json_t *find(const json_t *list, const char *name, json_int_t id)
     json_t *item, *deleted = NULL;
     json_array_foreach(list, i, item)
     {
-        if (id ? fp_json_number(item, "id") != id : strcmp(fp_json_text(item, "name", ""), name))
+        if (id ? fp_json_number(item, "id") != id
+               : strcmp(fp_json_text(item, "name", ""), name) != 0)
             continue;
         if (strcmp(fp_json_text(item, "state", ""), "deleted") != 0)
             return item;
