@@ -103,12 +103,24 @@ void whole_compute_talk(whole_compute *c)
 
 /* ---- who has what ---------------------------------------------------------------------------- */
 
-static uint32_t node_bits(whole *w, const fp_uris *uris, unsigned copies)
+/* By the address at which coordinators have named it. */
+static uint32_t bit_of(const whole *w, const char *uri)
+{
+    for (unsigned n = 0; n < w->sim.node_count; n++) {
+        char named[FP_NET_URI_MAX];
+        test_must(fp_uri_with_name(w->sim.uris[n], w->memory[n].name, named), "an address");
+        if (!strcmp(uri, named))
+            return 1u << n;
+    }
+    fprintf(stderr, "no memory node is at %s\n", uri);
+    exit(1);
+}
+
+static uint32_t node_bits(const whole *w, const fp_uris *uris, unsigned copies)
 {
     uint32_t bits = 0;
     for (unsigned i = 0; i < uris->count && i < copies; i++)
-        for (unsigned n = 0; n < w->sim.node_count; n++)
-            bits |= (uint32_t)!strcmp(uris->list[i], w->sim.uris[n]) << n;
+        bits |= bit_of(w, uris->list[i]);
     return bits;
 }
 
